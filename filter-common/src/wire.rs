@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! The layout of the maps: keys, values, capacities and events.
+//!
+//! One look-up goes: source (NIC, VLAN, address) -> zone -> *class*; destination -> *grant*;
+//! (grant, class) -> *port set*; (protocol, port) -> *port class*; (port set, port class) ->
+//! [`Permit`], which says whether the packet passes and which counter is its own.
+//!
+//! Everything above lives twice, once in each slot. [`Active`] says which slot counts.
+
+use crate::verdict::PassReason;
+
+/// The version of this layout: a part of the pin path, so that programs and maps of different
+/// versions never meet.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Slots: one in force, one idle.
+pub const SLOTS: u32 = 2;
+/// Inside NICs.
+pub const MAX_NICS: u32 = 16;
+/// VLAN ids; 0 stands for untagged and priority-tagged frames.
+pub const VLANS: u32 = 4096;
+/// Destination prefixes of each family.
+pub const MAX_PREFIXES: u32 = 1_100_000;
+/// Source prefixes of each family, over all zones.
+pub const MAX_SOURCES: u32 = 65_536;
+/// Entries of the (grant, class) matrix.
+pub const MAX_CELLS: u32 = 1 << 18;
+/// Entries of the (port set, port class) matrix.
+pub const MAX_PORT_CELLS: u32 = 1 << 18;
+/// (protocol, port) selectors: TCP ports, UDP ports, IP protocols.
+pub const SELECTORS: u32 = 65_536 * 2 + 256;
+/// Port classes that stand in one word of the port-class array.
+pub const SELECTORS_PER_WORD: u32 = 4;
+/// Words of the port-class array.
+pub const PORT_CLASS_WORDS: u32 = SELECTORS / SELECTORS_PER_WORD;
+/// Counters of one NIC: reasons first, then matches.
+pub const COUNTERS_PER_NIC: u32 = 4096;
+/// The first counter of a NIC that belongs to a match; those below belong to reasons.
+pub const FIRST_MATCH: u32 = 256;
+/// Added to a drop reason's code where audit mode let the packet pass.
+pub const AUDITED: u32 = 128;
+/// Bytes of the ring buffer for events.
+pub const EVENT_RING_BYTES: u32 = 1 << 18;
+/// Events that one CPU sends within one window of 2^[`EVENT_WINDOW_SHIFT`] jiffies.
+pub const EVENTS_PER_WINDOW: u32 = 64;
+/// The length of that window, as a power of two of jiffies.
+pub const EVENT_WINDOW_SHIFT: u32 = 4;
+
+/// The word that says which slot is in force: the slot in its lowest byte, the policy's
+/// generation above. As the slot stands in a single byte, no store of the word can be seen torn
+/// between two slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Active(pub u64);
+
+impl Active {
+    /// The word for a slot (0 or 1) and a generation (below 2^56).
+    #[must_use]
+    pub const fn new(slot: u32, generation: u64) -> Self {
+        Self(generation << 8 | (slot & 1) as u64)
+    }
+
+    /// The slot in force, 0 or 1.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        (self.0 & 1) as u32
+    }
+
+    /// The generation; 0 before any policy was loaded.
+    #[must_use]
+    pub const fn generation(self) -> u64 {
+        self.0 >> 8
+    }
+}
+
+/// What a slot says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SlotSettings {
+    /// Classes: the length of a row of the (grant, class) matrix. 0 in an empty slot.
+    pub classes: u32,
+    /// Port classes: the length of a row of the (port set, port class) matrix.
+    pub port_classes: u32,
+    /// [`SlotSettings::ENFORCE`] or [`SlotSettings::AUDIT`].
+    pub mode: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl SlotSettings {
+    /// Verdicts are carried out. It is 0, so that an empty slot enforces.
+    pub const ENFORCE: u32 = 0;
+    /// Everything passes and is counted.
+    pub const AUDIT: u32 = 1;
+}
+
+const _: () = assert!(size_of::<SlotSettings>() == 16 && align_of::<SlotSettings>() == 4);
+
+/// The value of a destination prefix: a row of the (grant, class) matrix, from 1, and whether the
+/// prefix is one of the gateway's own addresses. Row 0 allows nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant(pub u32);
+
+impl Grant {
+    const OWN: u32 = 1 << 31;
+
+    /// No prefix holds the destination.
+    pub const NONE: Self = Self(0);
+
+    /// A grant with the row `row` (below 2^31).
+    #[must_use]
+    pub const fn new(row: u32) -> Self {
+        Self(row & !Self::OWN)
+    }
+
+    /// The same row, for one of the gateway's own addresses.
+    #[must_use]
+    pub const fn own(self) -> Self {
+        Self(self.0 | Self::OWN)
+    }
+
+    /// Whether the address is one of the gateway's own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_own(self) -> bool {
+        self.0 & Self::OWN != 0
+    }
+
+    /// The row of the matrix; 0: nothing is allowed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn row(self) -> u32 {
+        self.0 & !Self::OWN
+    }
+}
+
+/// An entry of the (port set, port class) matrix: the pass reason in the highest byte, the match
+/// (its counter) below. 0 denies.
+///
+/// A *match* is an interned set of rules: those that allow this client this port of this
+/// destination. A packet that two rules allow has one counter, which counts for both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Permit(pub u32);
+
+impl Permit {
+    /// Nothing is allowed.
+    pub const DENIED: Self = Self(0);
+
+    /// A permit that counts at `counter`, from [`FIRST_MATCH`] up and below [`COUNTERS_PER_NIC`].
+    #[must_use]
+    pub const fn new(reason: PassReason, counter: u32) -> Self {
+        Self((reason.code() as u32) << 24 | (counter & 0x00ff_ffff))
+    }
+
+    /// Whether the packet passes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_granted(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The index of its counter within the NIC's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        self.0 & 0x00ff_ffff
+    }
+
+    /// The code of the pass reason; 0 where nothing is allowed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason_code(self) -> u8 {
+        let [code, ..] = self.0.to_be_bytes();
+        code
+    }
+
+    /// Why the packet passes; `None` where it doesn't.
+    #[must_use]
+    pub const fn reason(self) -> Option<PassReason> {
+        PassReason::from_code(self.reason_code())
+    }
+}
+
+/// What a port class is looked up by: a TCP port, a UDP port or an IP protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selector(u32);
+
+impl Selector {
+    /// ICMP and ICMPv6 echo requests; it takes the place of protocol 1.
+    pub const ECHO: Self = Self::protocol(1);
+
+    /// A TCP destination port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp(port: u16) -> Self {
+        Self(port as u32)
+    }
+
+    /// A UDP destination port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn udp(port: u16) -> Self {
+        Self(65_536 + port as u32)
+    }
+
+    /// Another IP protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(number: u8) -> Self {
+        Self(131_072 + number as u32)
+    }
+
+    /// Its index, below [`SELECTORS`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// The word of the port-class array that holds its class.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        self.0 / SELECTORS_PER_WORD
+    }
+
+    /// The lowest bit of its class, 16 bits long, in that word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn shift(self) -> u32 {
+        self.0 % SELECTORS_PER_WORD * 16
+    }
+}
+
+/// The index of a (NIC, VLAN) pair in the zone array. `nic` is below [`MAX_NICS`], `vlan` below
+/// [`VLANS`].
+#[inline(always)]
+#[must_use]
+pub const fn zone_index(nic: u32, vlan: u16) -> u32 {
+    nic * VLANS + (vlan as u32 & (VLANS - 1))
+}
+
+/// Packets and bytes, counted exactly, per CPU. Bytes are those of the frame from the Ethernet
+/// header on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Frames.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<Counter>() == 16 && align_of::<Counter>() == 8);
+
+/// A sample of a dropped packet. Addresses are in network byte order, IPv4 in the first four
+/// bytes; ports and lengths are in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// The source address.
+    pub source: [u8; 16],
+    /// The destination address.
+    pub destination: [u8; 16],
+    /// The frame's length in bytes.
+    pub length: u32,
+    /// The source port; 0 where there is none.
+    pub source_port: u16,
+    /// The destination port, or the ICMP type; 0 where there is none.
+    pub destination_port: u16,
+    /// The outermost VLAN id; 0: untagged.
+    pub vlan: u16,
+    /// The Ethertype behind the VLAN tags.
+    pub ethertype: u16,
+    /// 4, 6, or 0 where no IP header was read.
+    pub ip_version: u8,
+    /// The transport protocol.
+    pub protocol: u8,
+    /// The [`DropReason`](crate::verdict::DropReason)'s code.
+    pub reason: u8,
+    /// The index of the NIC.
+    pub nic: u8,
+    /// 1 if audit mode let the packet pass.
+    pub audited: u8,
+    /// Always 0.
+    pub reserved: [u8; 3],
+}
+
+const _: () = assert!(size_of::<Event>() == 52 && align_of::<Event>() == 4);
+
+/// How far a CPU is in its window of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EventWindow {
+    /// Jiffies, shifted by [`EVENT_WINDOW_SHIFT`].
+    pub window: u64,
+    /// Events sent in this window.
+    pub sent: u64,
+    /// Drops that were not sent, as the window was full (sampling).
+    pub skipped: u64,
+    /// Events that did not fit into the ring buffer (loss).
+    pub lost: u64,
+}
+
+const _: () = assert!(size_of::<EventWindow>() == 32 && align_of::<EventWindow>() == 8);
+
+/// What a program that only observes says of the one packet it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Observation {
+    /// The [`Active`] word that was read.
+    pub active: u64,
+    /// The [`Permit`], 0 where no rule allowed the packet.
+    pub permit: u32,
+    /// The [`Grant`] of the destination.
+    pub grant: u32,
+    /// The class of the source.
+    pub class: u32,
+    /// The pass or drop reason's code.
+    pub reason: u8,
+    /// 1 if the packet passes.
+    pub passes: u8,
+    /// Always 0.
+    pub reserved: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Observation>() == 24 && align_of::<Observation>() == 8);
