@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! Samples of dropped packets for user space.
+
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use filter_common::{
+    frame::Frame,
+    parse::{Address, Headers},
+    tables::Mode,
+    verdict::Verdict,
+    wire::{EVENT_WINDOW_SHIFT, EVENTS_PER_WINDOW, Event},
+};
+
+use crate::maps::{EVENT_WINDOW, EVENTS};
+
+/// Sends a sample of a dropped packet, unless this CPU has sent enough of them lately.
+#[inline(always)]
+pub(crate) fn sample<F: Frame>(
+    nic: u32,
+    frame: &F,
+    headers: &Headers,
+    verdict: Verdict,
+    mode: Mode,
+) {
+    let Verdict::Drop(reason) = verdict else { return };
+    // Indexes of NICs are far below 256.
+    let [nic, ..] = nic.to_le_bytes();
+    let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else { return };
+    // SAFETY: the pointer is to this CPU's copy of the value, and it is used only here; jiffies
+    // can always be read.
+    let (window, now) = unsafe { (&mut *window, bpf_jiffies64() >> EVENT_WINDOW_SHIFT) };
+    if window.window != now {
+        window.window = now;
+        window.sent = 0;
+    }
+    if window.sent >= u64::from(EVENTS_PER_WINDOW) {
+        window.skipped = window.skipped.wrapping_add(1);
+        return;
+    }
+    window.sent += 1;
+
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        window.lost = window.lost.wrapping_add(1);
+        return;
+    };
+    entry.write(Event {
+        source: octets(&headers.source),
+        destination: octets(&headers.destination),
+        length: frame.len(),
+        source_port: headers.source_port,
+        destination_port: headers.destination_port,
+        vlan: headers.vlan,
+        ethertype: headers.ethertype,
+        ip_version: headers.ip_version,
+        protocol: headers.protocol,
+        reason: reason.code(),
+        nic,
+        audited: match mode {
+            Mode::Enforce => 0,
+            Mode::Audit => 1,
+        },
+        reserved: [0; 3],
+    });
+    entry.submit(0);
+}
+
+/// An address as events carry it: IPv4 in the first four bytes.
+#[inline(always)]
+fn octets(address: &Address) -> [u8; 16] {
+    match *address {
+        Address::V4([a, b, c, d]) => [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        Address::V6(octets) => octets,
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! The only place that touches packet memory.
+
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
+use filter_common::frame::Frame;
+
+/// No header that the parser looks at begins beyond this; it keeps offsets in the range that the
+/// verifier accepts for packet pointers.
+const MAX_OFFSET: usize = 0x3fff;
+
+/// A frame in an XDP program's context: its first buffer can be read, its length is that of all
+/// buffers.
+pub(crate) struct XdpFrame {
+    start: usize,
+    end: usize,
+    context: *mut xdp_md,
+    cell: *mut u32,
+}
+
+impl XdpFrame {
+    /// The frame of a context. `cell` lies in a map and belongs to the packet: what the verifier
+    /// reads there is any value to it.
+    #[inline(always)]
+    pub(crate) fn new(context: &XdpContext, cell: *mut u32) -> Self {
+        Self { start: context.data(), end: context.data_end(), context: context.ctx, cell }
+    }
+}
+
+impl Frame for XdpFrame {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context is the one that the kernel gave the program.
+        let length = unsafe { bpf_xdp_get_buff_len(self.context) };
+        u32::try_from(length).unwrap_or(u32::MAX)
+    }
+
+    #[inline(always)]
+    fn forget(&self, offset: u32) -> u32 {
+        // SAFETY: the cell is a live value of a map; volatile, so that the compiler doesn't keep
+        // the value in a register.
+        unsafe {
+            core::ptr::write_volatile(self.cell, offset);
+            core::ptr::read_volatile(self.cell)
+        }
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let offset = opaque(offset as usize);
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let position = opaque(self.start + offset);
+        if position + N > self.end {
+            return None;
+        }
+        // SAFETY: position to position + N lies within the frame, as was just checked; bytes have
+        // no alignment.
+        Some(unsafe { core::ptr::read(position as *const [u8; N]) })
+    }
+}
+
+/// The same value, of which the compiler knows nothing. The verifier follows registers: without
+/// this, the compiler checks one sum and reads through another that it computes anew, and what
+/// was proved of the one is not known of the other.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn opaque(value: usize) -> usize {
+    let mut value = value;
+    // SAFETY: the register is copied to itself. An empty statement would do, but leaves two source
+    // lines at one instruction, which the kernel refuses.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack));
+    }
+    value
+}
+
+/// Lints look at the crate as one for the host, which has no such instruction.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+fn opaque(value: usize) -> usize {
+    value
+}

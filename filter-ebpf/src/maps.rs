@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! The maps. User space pins them; arrays hold both slots, one behind the other, tries stand
+//! twice.
+
+use aya_ebpf::{
+    btf_maps::{Array as BtfArray, ArrayOfMaps},
+    macros::{btf_map, map},
+    maps::{Array, LpmTrie, PerCpuArray, RingBuf},
+};
+use filter_common::parse::Headers;
+use filter_common::wire::{
+    COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS,
+    MAX_PREFIXES, MAX_SOURCES, Observation, PORT_CLASS_WORDS, SLOTS, SlotSettings, VLANS,
+};
+
+/// What doesn't fit on the stack, or must not be known to the verifier.
+pub(crate) struct Scratch {
+    /// The headers of the packet.
+    pub(crate) headers: Headers,
+    /// For `Frame::forget`.
+    pub(crate) cell: u32,
+}
+
+/// Which slot is in force (`wire::Active`).
+#[map]
+pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(1, 0);
+/// Settings, by slot.
+#[map]
+pub(crate) static SETTINGS: Array<SlotSettings> = Array::with_max_entries(SLOTS, 0);
+/// (NIC, VLAN) -> zone.
+#[map]
+pub(crate) static ZONES: Array<u32> = Array::with_max_entries(SLOTS * MAX_NICS * VLANS, 0);
+/// (grant, class) -> port set.
+#[map]
+pub(crate) static CELLS: Array<u32> = Array::with_max_entries(SLOTS * MAX_CELLS, 0);
+/// Selector -> port class, four in a word.
+#[map]
+pub(crate) static PORT_CLASSES: Array<u64> = Array::with_max_entries(SLOTS * PORT_CLASS_WORDS, 0);
+/// (port set, port class) -> permit.
+#[map]
+pub(crate) static PORT_CELLS: Array<u32> = Array::with_max_entries(SLOTS * MAX_PORT_CELLS, 0);
+
+/// IPv4 destinations of slot 0.
+#[map]
+pub(crate) static GRANTS4_0: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+/// IPv4 destinations of slot 1.
+#[map]
+pub(crate) static GRANTS4_1: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+/// IPv6 destinations of slot 0.
+#[map]
+pub(crate) static GRANTS6_0: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+/// IPv6 destinations of slot 1.
+#[map]
+pub(crate) static GRANTS6_1: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+/// Zone and IPv4 source of slot 0 -> class.
+#[map]
+pub(crate) static SOURCES4_0: LpmTrie<[u8; 8], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
+/// Zone and IPv4 source of slot 1 -> class.
+#[map]
+pub(crate) static SOURCES4_1: LpmTrie<[u8; 8], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
+/// Zone and IPv6 source of slot 0 -> class.
+#[map]
+pub(crate) static SOURCES6_0: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
+/// Zone and IPv6 source of slot 1 -> class.
+#[map]
+pub(crate) static SOURCES6_1: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
+
+/// Packets and bytes, by NIC and counter.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counter> =
+    PerCpuArray::with_max_entries(MAX_NICS * COUNTERS_PER_NIC, 0);
+/// Samples of dropped packets.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+/// How many samples were sent lately, and how many were not.
+#[map]
+pub(crate) static EVENT_WINDOW: PerCpuArray<EventWindow> = PerCpuArray::with_max_entries(1, 0);
+/// What a CPU writes down while it judges a packet. Never shared.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// What the observing instance decided last. It is the one map that is never shared.
+#[map]
+pub(crate) static OBSERVATION: Array<Observation> = Array::with_max_entries(1, 0);
+/// Never looked up. Replacing its entry makes the kernel wait until no program that began before
+/// is still running, which is how user space knows that a slot is free again.
+#[btf_map]
+pub(crate) static GRACE: ArrayOfMaps<BtfArray<u32, 1>, 1> = ArrayOfMaps::new();
