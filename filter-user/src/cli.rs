@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line. One file per command; each returns its exit status.
+
+mod check;
+mod detach;
+mod drops;
+mod explain;
+mod import;
+mod names;
+mod output;
+mod reload;
+mod rules;
+mod run;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{control::DEFAULT_SOCKET, kernel::pins::DEFAULT_PIN_DIRECTORY};
+
+/// Where the configuration is unless the command line says otherwise.
+const DEFAULT_CONFIG: &str = "/etc/sluice";
+
+/// An FQDN-aware egress filter for Linux gateways.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put the policy in force and keep it current, until stopped
+    Run(run::RunArgs),
+    /// Check a configuration: no privileges, no network, nothing is changed
+    Check(check::CheckArgs),
+    /// Turn a vendor's page into a policy file
+    Import(import::ImportArgs),
+    /// One screen about what is in force
+    Status(QueryArgs),
+    /// The rules, and what each let through
+    Rules(QueryArgs),
+    /// The names of the policy, and the addresses they have
+    Names(names::NamesArgs),
+    /// Follow dropped packets (a sample; counters are exact)
+    Drops(drops::DropsArgs),
+    /// What would happen to a packet, and why
+    Explain(explain::ExplainArgs),
+    /// Read the configuration again
+    Reload(QueryArgs),
+    /// Take the filter off every NIC and remove its pins
+    Detach(detach::DetachArgs),
+}
+
+/// What every command takes that asks the daemon.
+#[derive(Args, Clone, Debug)]
+struct QueryArgs {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Print JSON with stable field names
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the configuration is.
+#[derive(Args, Clone, Debug)]
+struct ConfigArgs {
+    /// The directory that holds gateway.toml and policy.d/
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+/// Where the pins are.
+#[derive(Args, Clone, Debug)]
+struct PinArgs {
+    /// The directory of pins, in the host's bpffs
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIRECTORY)]
+    pin_dir: PathBuf,
+}
+
+/// Parses the command line and runs the command. Errors go to the standard error output as a
+/// paragraph; the exit status is 1 for what does not hold or can't be done, and 2 for wrong use.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Import(args) => import::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Rules(args) => rules::run(&args),
+        Command::Names(args) => names::run(&args),
+        Command::Drops(args) => drops::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Reload(args) => reload::run(&args),
+        Command::Detach(args) => detach::run(&args),
+    };
+    match result {
+        Ok(status) => status,
+        Err(error) if error.is::<output::OutputClosed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

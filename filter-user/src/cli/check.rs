@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `sluice check`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{ConfigArgs, output};
+use crate::{
+    compile::{CounterLedger, Host, HostNic, compile},
+    names::Snapshot,
+    policy::{
+        Destination, NamePattern, Policy,
+        load::{Diagnostic, Loaded, load, not_enforced},
+    },
+};
+
+#[derive(Args, Debug)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print JSON with stable field names
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Default, Serialize)]
+struct Checked {
+    ok: bool,
+    errors: Vec<Finding>,
+    warnings: Vec<Finding>,
+    not_enforced: Vec<Finding>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<Counts>,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    origin: Option<String>,
+    message: String,
+    help: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Counts {
+    rules: usize,
+    disabled: usize,
+    sources: usize,
+    inbound: usize,
+    exact_names: usize,
+    wildcards: usize,
+    ipv4_prefixes: usize,
+    ipv6_prefixes: usize,
+    grants: usize,
+    port_sets: usize,
+}
+
+pub(super) fn run(args: &CheckArgs) -> Result<ExitCode> {
+    let checked = check(args);
+    if args.json {
+        output::json(&checked)?;
+    } else {
+        output::text(&describe(&checked))?;
+    }
+    Ok(if checked.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn check(args: &CheckArgs) -> Checked {
+    let Loaded { policy, warnings } = match load(&args.config.config) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            let errors = errors.diagnostics().iter().map(Finding::from).collect();
+            return Checked { errors, ..Checked::default() };
+        }
+    };
+    let mut checked = Checked {
+        ok: true,
+        warnings: warnings.iter().map(Finding::from).collect(),
+        not_enforced: not_enforced(&policy).iter().map(Finding::from).collect(),
+        ..Checked::default()
+    };
+    let mut counts = counts(&policy);
+    match compile(&policy, &Snapshot::default(), &host(&policy), &mut CounterLedger::default()) {
+        Ok(compiled) => {
+            counts.grants = compiled.tables.grant_rows().len();
+            let rows = compiled.tables.cells.values();
+            counts.port_sets = rows.collect::<std::collections::BTreeSet<_>>().len();
+        }
+        Err(error) => {
+            checked.ok = false;
+            checked.errors.push(Finding {
+                origin: Some(policy.gateway.origin.to_string()),
+                message: error.to_string(),
+                help: "make the policy smaller".to_owned(),
+            });
+        }
+    }
+    checked.counts = Some(counts);
+    checked
+}
+
+/// The host is not looked at: every source is taken for plausible.
+fn host(policy: &Policy) -> Host {
+    let everything = ["0.0.0.0/0", "::/0"];
+    let plausible: Vec<_> = everything.iter().filter_map(|prefix| prefix.parse().ok()).collect();
+    let nics = policy.gateway.inside.iter().zip(0..).map(|(name, slot)| HostNic {
+        slot,
+        name: name.clone(),
+        plausible: plausible.clone(),
+        elsewhere: Vec::new(),
+    });
+    Host { nics: nics.collect(), ..Host::default() }
+}
+
+fn counts(policy: &Policy) -> Counts {
+    let mut prefixes = std::collections::BTreeSet::new();
+    let mut wildcards = std::collections::BTreeSet::new();
+    for rule in policy.enabled_rules() {
+        for (destination, _) in &rule.to {
+            match destination {
+                Destination::Prefix(prefix) => {
+                    prefixes.insert(prefix);
+                }
+                Destination::Name(NamePattern::Wildcard(pattern)) => {
+                    wildcards.insert(pattern);
+                }
+                Destination::Name(NamePattern::Exact(_)) | Destination::SelfAddresses => {}
+            }
+        }
+    }
+    let ipv4_prefixes = prefixes.iter().filter(|prefix| prefix.addr().is_ipv4()).count();
+    let rules = policy.enabled_rules().count();
+    Counts {
+        rules,
+        disabled: policy.rules.len() - rules,
+        sources: policy.sources.len(),
+        inbound: policy.inbound.len(),
+        exact_names: policy.exact_names().len(),
+        wildcards: wildcards.len(),
+        ipv4_prefixes,
+        ipv6_prefixes: prefixes.len() - ipv4_prefixes,
+        grants: 0,
+        port_sets: 0,
+    }
+}
+
+fn describe(checked: &Checked) -> String {
+    let mut text = String::new();
+    for (title, findings) in [
+        ("error", &checked.errors),
+        ("warning", &checked.warnings),
+        ("not enforced", &checked.not_enforced),
+    ] {
+        for finding in findings {
+            let origin = finding.origin.as_ref().map_or_else(String::new, |at| format!("{at}: "));
+            text.push_str(&format!("{title}: {origin}{}; {}\n", finding.message, finding.help));
+        }
+    }
+    if let Some(counts) = checked.counts {
+        text.push_str(&format!(
+            "{} rules ({} disabled), {} source groups, {} inbound services; {} names, {} wildcards, \
+             {} IPv4 and {} IPv6 prefixes; compiled to {} grants and {} port sets\n",
+            counts.rules,
+            counts.disabled,
+            counts.sources,
+            counts.inbound,
+            counts.exact_names,
+            counts.wildcards,
+            counts.ipv4_prefixes,
+            counts.ipv6_prefixes,
+            counts.grants,
+            counts.port_sets
+        ));
+    }
+    let errors = checked.errors.len();
+    text.push_str(&match (errors, checked.warnings.len()) {
+        (0, 0) => "ok\n".to_owned(),
+        (0, 1) => "ok, with 1 warning\n".to_owned(),
+        (0, warnings) => format!("ok, with {warnings} warnings\n"),
+        (1, _) => "1 error: this configuration would be refused\n".to_owned(),
+        (errors, _) => format!("{errors} errors: this configuration would be refused\n"),
+    });
+    text
+}
+
+impl From<&Diagnostic> for Finding {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        Self {
+            origin: diagnostic.origin.as_ref().map(ToString::to_string),
+            message: diagnostic.message.clone(),
+            help: diagnostic.help.clone(),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `sluice run`.
+
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use tracing::Level;
+
+use super::{ConfigArgs, PinArgs};
+use crate::{
+    control::DEFAULT_SOCKET,
+    daemon::{self, Options, state::DEFAULT_STATE_DIRECTORY},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    pins: PinArgs,
+    /// The control socket to listen on
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// The directory for what outlives the daemon: counters' meanings, addresses of names
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIRECTORY)]
+    state_dir: PathBuf,
+    /// What is logged: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value_t = Level::INFO)]
+    log_level: Level,
+}
+
+pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_max_level(args.log_level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the event loop can't be started")?;
+    runtime.block_on(daemon::run(Options {
+        config: args.config.config,
+        pins: args.pins.pin_dir,
+        socket: args.socket,
+        state: args.state_dir,
+    }))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tables of one slot as plain ordered collections, entry by entry what the maps hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+    net::IpAddr,
+};
+
+use filter_common::{
+    parse::Address,
+    tables::{Class, PortSet, Tables},
+    wire::{Grant, MAX_NICS, Permit, Selector, SlotSettings, zone_index},
+};
+use ipnet::{IpNet, Ipv4Net};
+
+/// What one slot of the kernel's maps holds. Arrays are zero by default, so zeros aren't stored,
+/// and two tables are equal exactly when the maps are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotTables {
+    /// The lengths of rows, and the mode.
+    pub settings: SlotSettings,
+    /// Destination prefix -> grant.
+    pub grants: BTreeMap<IpNet, Grant>,
+    /// (zone, source prefix) -> class. That the entry is there says that the source is plausible,
+    /// unless the class is [`Class::NONE`]: then it isn't, whatever the prefixes around it say.
+    pub sources: BTreeMap<(u32, IpNet), u32>,
+    /// [`zone_index`] -> zone, from 1.
+    pub zones: BTreeMap<u32, u32>,
+    /// grant row x classes + class -> row of the port set, from 1.
+    pub cells: BTreeMap<u32, u32>,
+    /// Word -> four port classes of 16 bits. Class 0: no rule names the selector.
+    pub port_classes: BTreeMap<u32, u64>,
+    /// port set row x port classes + port class -> permit.
+    pub port_cells: BTreeMap<u32, Permit>,
+}
+
+/// The tables as a packet sees them that enters one NIC.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The slot.
+    pub tables: &'a SlotTables,
+    /// The NIC's index.
+    pub nic: u32,
+}
+
+// === impl SlotTables ===
+
+impl SlotTables {
+    /// The port class of a selector.
+    #[must_use]
+    pub fn port_class(&self, selector: Selector) -> u32 {
+        let word = self.port_classes.get(&selector.word()).copied().unwrap_or(0);
+        u32::try_from(word >> selector.shift() & 0xffff).unwrap_or(0)
+    }
+
+    /// The counters that any permit counts at.
+    #[must_use]
+    pub fn counters(&self) -> BTreeSet<u32> {
+        self.port_cells.values().map(|permit| permit.counter()).collect()
+    }
+
+    /// The grant rows that any prefix leads to.
+    #[must_use]
+    pub fn grant_rows(&self) -> BTreeSet<u32> {
+        self.grants.values().map(|grant| grant.row()).filter(|row| *row != 0).collect()
+    }
+}
+
+// === impl View ===
+
+impl Tables for View<'_> {
+    fn class(&self, vlan: u16, source: &Address) -> Option<Class> {
+        if self.nic >= MAX_NICS {
+            return None;
+        }
+        let zone = *self.tables.zones.get(&zone_index(self.nic, vlan))?;
+        let sources = &self.tables.sources;
+        let first = (zone, IpNet::from(Ipv4Net::default()));
+        let below =
+            |at| sources.range(first..=(zone, at)).next_back().map(|((_, at), class)| (at, class));
+        let (_, class) = covering(ip(source), below).next()?;
+        Some(Class(*class)).filter(|class| *class != Class::NONE)
+    }
+
+    fn grant(&self, destination: &Address) -> Grant {
+        let below = |at| self.tables.grants.range(..=at).next_back();
+        covering(ip(destination), below).next().map_or(Grant::NONE, |(_, grant)| *grant)
+    }
+
+    fn port_set(&self, grant: Grant, class: Class) -> Option<PortSet> {
+        let classes = self.tables.settings.classes;
+        if class.0 >= classes {
+            return None;
+        }
+        let cell = grant.row().checked_mul(classes)?.checked_add(class.0)?;
+        self.tables.cells.get(&cell).copied().filter(|row| *row != 0).map(PortSet)
+    }
+
+    fn permit(&self, ports: PortSet, selector: Selector) -> Permit {
+        let classes = self.tables.settings.port_classes;
+        let class = self.tables.port_class(selector);
+        if class >= classes {
+            return Permit::DENIED;
+        }
+        ports
+            .0
+            .checked_mul(classes)
+            .and_then(|row| row.checked_add(class))
+            .and_then(|cell| self.tables.port_cells.get(&cell).copied())
+            .unwrap_or(Permit::DENIED)
+    }
+}
+
+/// The entries around an address, the longest prefix first. `below` finds the last entry that is
+/// not behind a prefix, in the order of prefixes: by address, the shorter first.
+///
+/// If that entry isn't around the address, then whatever is around the address comes before it and
+/// begins no later, so it is around the beginning of that entry as well: it is no longer than what
+/// the two addresses have in common, and the search goes on from there.
+pub(super) fn covering<'a, T: 'a>(
+    address: IpAddr,
+    mut below: impl FnMut(IpNet) -> Option<(&'a IpNet, &'a T)>,
+) -> impl Iterator<Item = (IpNet, &'a T)> {
+    let mut from = Some(IpNet::from(address));
+    iter::from_fn(move || {
+        loop {
+            let (prefix, value) = below(from?)?;
+            if prefix.contains(&address) {
+                from = prefix.supernet();
+                return Some((*prefix, value));
+            }
+            let common = match (prefix.addr(), address) {
+                (IpAddr::V4(one), IpAddr::V4(other)) => {
+                    (one.to_bits() ^ other.to_bits()).leading_zeros()
+                }
+                (IpAddr::V6(one), IpAddr::V6(other)) => {
+                    (one.to_bits() ^ other.to_bits()).leading_zeros()
+                }
+                (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
+            };
+            from =
+                IpNet::new(address, u8::try_from(common).ok()?).ok().map(|common| common.trunc());
+        }
+    })
+}
+
+fn ip(address: &Address) -> IpAddr {
+    match address {
+        Address::V4(bytes) => IpAddr::from(*bytes),
+        Address::V6(bytes) => IpAddr::from(*bytes),
+    }
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Requests and replies. Field names are stable: `--json` prints replies as they are.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::question::{FragmentPart, Transport};
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+pub enum Request {
+    /// One screen about everything.
+    Status,
+    /// The rules and what they let through.
+    Rules,
+    /// The names and their addresses.
+    Names,
+    /// Samples of dropped packets, until the client goes.
+    Drops,
+    /// What would happen to a packet, and why.
+    Explain(Question),
+    /// Read the configuration again.
+    Reload,
+}
+
+/// A packet that is asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The client's address.
+    pub from: IpAddr,
+    /// The destination.
+    pub to: IpAddr,
+    /// What it carries.
+    pub transport: Transport,
+    /// The inside NIC that it enters; `None`: the one behind which the client can live.
+    pub nic: Option<String>,
+    /// The VLAN id; 0: untagged.
+    pub vlan: u16,
+    /// Which part of the packet it is.
+    pub fragment: FragmentPart,
+}
+
+/// What a client gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply<T> {
+    /// The answer.
+    Ok(T),
+    /// Why there is none, in a paragraph.
+    Error(String),
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Frames.
+    pub packets: u64,
+    /// Their bytes from the Ethernet header on.
+    pub bytes: u64,
+}
+
+/// The answer to [`Request::Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether the policy is in force on every inside NIC and every exact name had its first
+    /// look-up.
+    pub ready: bool,
+    /// Sluice's version.
+    pub version: String,
+    /// The number of the policy in force; it grows with each that is loaded.
+    pub generation: u64,
+    /// `enforce` or `audit`.
+    pub mode: String,
+    /// The configuration directory.
+    pub config: String,
+    /// Why the last reload was refused, if it was.
+    pub config_error: Option<String>,
+    /// What is wrong and is tried again; empty: nothing.
+    pub problems: Vec<String>,
+    /// Seconds since the daemon started.
+    pub uptime_s: u64,
+    /// The inside NICs.
+    pub nics: Vec<NicStatus>,
+    /// What the policy holds.
+    pub policy: PolicyStatus,
+    /// How full the tables are.
+    pub tables: Vec<TableStatus>,
+    /// Packets that passed, by reason.
+    pub passes: BTreeMap<String, Count>,
+    /// Packets that were dropped, by reason.
+    pub drops: BTreeMap<String, Count>,
+    /// Packets that passed in audit mode and would have been dropped, by reason.
+    pub audited: BTreeMap<String, Count>,
+    /// Samples that were left out or lost.
+    pub events: EventStatus,
+    /// What is accepted in the configuration and not enforced, and what happens instead.
+    pub not_enforced: Vec<String>,
+    /// What the configuration makes one wonder about.
+    pub warnings: Vec<String>,
+}
+
+/// An inside NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicStatus {
+    /// Its name.
+    pub name: String,
+    /// `native`, `generic`, or `gone`.
+    pub attached: String,
+    /// The kernel's id of the program.
+    pub program_id: u32,
+    /// Instructions that the verifier processed.
+    pub verified_instructions: Option<u32>,
+    /// Packets that passed.
+    pub passed: Count,
+    /// Packets that were dropped.
+    pub dropped: Count,
+}
+
+/// Counts of what the policy holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Rules that take part.
+    pub rules: usize,
+    /// Rules that are switched off.
+    pub disabled: usize,
+    /// Source groups.
+    pub sources: usize,
+    /// Exact names.
+    pub names: usize,
+    /// Exact names that have an address now.
+    pub names_with_addresses: usize,
+    /// Exact names whose last look-up failed.
+    pub names_failing: usize,
+    /// Addresses of names.
+    pub addresses: usize,
+}
+
+/// How full a table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// What it holds.
+    pub name: String,
+    /// Entries in use.
+    pub used: u64,
+    /// Entries that fit.
+    pub capacity: u64,
+}
+
+/// Samples that did not reach user space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventStatus {
+    /// Drops that sampling left out.
+    pub skipped: u64,
+    /// Samples that found the ring buffer full, or a slow reader.
+    pub lost: u64,
+}
+
+/// A rule, for [`Request::Rules`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub origin: String,
+    /// Whether it takes part.
+    pub enabled: bool,
+    /// Its groups; empty: every client.
+    pub from: Vec<String>,
+    /// Its destinations.
+    pub to: Vec<String>,
+    /// TCP ports.
+    pub tcp: String,
+    /// UDP ports.
+    pub udp: String,
+    /// Whether echo requests pass.
+    pub icmp: bool,
+    /// Other IP protocols.
+    pub proto: Vec<String>,
+    /// Its note.
+    pub note: Option<String>,
+    /// What it let through. A packet that two rules allow counts for both.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
+/// A dropped packet, for [`Request::Drops`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Milliseconds since the epoch when the daemon read the sample.
+    pub time_ms: u64,
+    /// The NIC that the packet entered.
+    pub nic: String,
+    /// Why.
+    pub reason: String,
+    /// Whether audit mode let it pass.
+    pub audited: bool,
+    /// Its source.
+    pub source: Option<IpAddr>,
+    /// Its destination.
+    pub destination: Option<IpAddr>,
+    /// `tcp`, `udp`, `icmp` or a number; `null` where no IP header was read.
+    pub protocol: Option<String>,
+    /// The source port.
+    pub source_port: u16,
+    /// The destination port, or the ICMP type.
+    pub destination_port: u16,
+    /// The VLAN id; 0: untagged.
+    pub vlan: u16,
+    /// The Ethertype, in hexadecimal.
+    pub ethertype: String,
+    /// The frame's length in bytes.
+    pub length: u32,
+    /// A name that has the destination's address.
+    pub name: Option<String>,
+}
+
+/// A rule that has a part in an explanation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedRule {
+    /// Its name.
+    pub rule: String,
+    /// Where it stands.
+    pub origin: String,
+}
+
+/// How a destination came to be in the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ViaReply {
+    /// A prefix that the rule lists.
+    Prefix {
+        /// The prefix.
+        prefix: String,
+    },
+    /// A name that the rule lists.
+    Name {
+        /// The name.
+        name: String,
+        /// Its address.
+        address: IpAddr,
+        /// Seconds until the address is no longer allowed, unless the name is answered again.
+        expires_in_s: u64,
+    },
+    /// The gateway's own addresses.
+    Own {
+        /// `self`.
+        destination: String,
+    },
+}
+
+/// The answer to [`Request::Explain`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// `pass` or `drop`.
+    pub verdict: String,
+    /// The pass or drop reason.
+    pub reason: String,
+    /// The rule that lets the packet pass; the first of `rules`.
+    pub rule: Option<String>,
+    /// Where that rule stands.
+    pub origin: Option<String>,
+    /// How the destination came to be in that rule.
+    pub via: Option<ViaReply>,
+    /// The number of the policy that was asked.
+    pub generation: u64,
+    /// What the reason means.
+    pub text: String,
+    /// Whether only audit mode lets the packet pass.
+    pub audited: bool,
+    /// The NIC that the packet was taken to enter.
+    pub nic: String,
+    /// The groups that the client is in.
+    pub groups: Vec<String>,
+    /// Every rule that lets the packet pass.
+    pub rules: Vec<NamedRule>,
+    /// The rules that list the destination, for whatever client and port.
+    pub listed_by: Vec<NamedRule>,
+}
+
+/// The answer to [`Request::Reload`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The policy in force now.
+    pub generation: u64,
+    /// Its rules.
+    pub rules: usize,
+    /// What it makes one wonder about.
+    pub warnings: Vec<String>,
+    /// What it says and isn't enforced.
+    pub not_enforced: Vec<String>,
+}

@@ -1,0 +1,841 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The one event loop: configuration, names, tables, NICs and the control socket meet here.
+//!
+//! Enforcement is the kernel's; the daemon keeps it current. It may be killed at any moment, and
+//! the next one adopts what it finds.
+
+pub mod nics;
+mod replies;
+pub mod state;
+pub mod tables;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use ipnet::IpNet;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{broadcast, mpsc},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
+
+use self::{
+    nics::Attached,
+    state::{Saved, StateDirectory},
+    tables::{Found, TwoSlots},
+};
+use crate::{
+    compile::{
+        CapacityError, Compiled, CounterLedger, Host, MATCHES, NamesError, compile, compile_names,
+    },
+    control::{
+        protocol::{Drop, Reloaded, Reply, Request},
+        server::{Call, Server},
+    },
+    dns::Resolver,
+    kernel::{
+        AttachedMode, Attachment, Events, Instance, PinDirectory, SharedMaps,
+        events::DropSample,
+        maps::Provenance,
+        netlink::{HostState, Netlink},
+        object::check_privileges,
+        pins::NicPins,
+    },
+    names::{Answer, Changed, LookupFailure, NameCache, NameState, Settings, Standing},
+    policy::{
+        Fqdn, NicName, Policy, XdpMode,
+        load::{Loaded, load, not_enforced},
+    },
+};
+
+/// How long names of which no address is known yet are waited for, before tables without them
+/// are put in force in the place of others.
+const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
+/// How often NICs, addresses and routes are read, and what failed is tried again.
+const HOST_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the addresses of names are saved at most.
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Samples that a slow reader may be behind.
+const DROP_BACKLOG: usize = 1024;
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration directory.
+    pub config: PathBuf,
+    /// The pin directory.
+    pub pins: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+}
+
+/// The answer to one look-up.
+type Lookup = BoxFuture<'static, (Fqdn, Result<Answer, LookupFailure>)>;
+
+/// The daemon's state; one task owns it.
+#[derive(Debug)]
+struct Daemon {
+    options: Options,
+    started: Instant,
+    policy: Policy,
+    warnings: Vec<String>,
+    config_error: Option<String>,
+    /// Why the tables in force are not what they should be, if so. It is tried again.
+    tables_error: Option<String>,
+    /// Why a NIC has no program, if so. It is tried again.
+    nic_errors: BTreeMap<NicName, String>,
+    nics: Vec<NicPins>,
+    host_state: HostState,
+    host: Host,
+    netlink: Netlink,
+    attachments: Vec<Attachment>,
+    slots: TwoSlots,
+    ledger: CounterLedger,
+    saved_ledger: Option<CounterLedger>,
+    names: NameCache,
+    names_saved: Instant,
+    names_saving: Saving,
+    resolver: Arc<Resolver>,
+    lookups: FuturesUnordered<Lookup>,
+    state: StateDirectory,
+    pins: PinDirectory,
+    observers: BTreeMap<u8, Instance>,
+    drops: broadcast::Sender<Drop>,
+    drops_missed: u64,
+}
+
+/// Whether there is something to save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Saving {
+    Due,
+    Done,
+}
+
+/// The signals that the daemon obeys.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Runs until SIGTERM or SIGINT. Enforcement goes on afterwards.
+///
+/// # Errors
+///
+/// It can't start. Nothing is attached then that wasn't before.
+pub async fn run(options: Options) -> Result<()> {
+    // From here on a signal waits until the start is over.
+    let signals = Signals {
+        hangup: signal(SignalKind::hangup())?,
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+    };
+    check_privileges()?;
+    let loaded = load(&options.config).map_err(|errors| {
+        let kept = if PinDirectory::is_in_use(&options.pins) {
+            "; the policy that an earlier daemon left stays in force"
+        } else {
+            ""
+        };
+        anyhow!("the configuration in {} is broken{kept}:\n{errors}", options.config.display())
+    })?;
+    let netlink = Netlink::connect()?;
+    let host_state = netlink.read().await?;
+    nics::check(&loaded.policy, &host_state)?;
+
+    let pins = PinDirectory::create(&options.pins)?;
+    let fresh = pins.nics()?.is_empty();
+    let server = match Server::bind(&options.socket).await {
+        Ok(server) => server,
+        Err(error) => return Err(abandon(pins, fresh, error)),
+    };
+    let opened = SharedMaps::open(&pins)
+        .and_then(|(maps, ring, provenance)| Ok((maps, Events::new(ring)?, provenance)));
+    let (maps, events, provenance) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Err(abandon(pins, fresh, error)),
+    };
+    let prepared = Daemon::prepare(options, loaded, netlink, host_state, pins, (maps, provenance));
+    let mut daemon = match prepared {
+        Ok(daemon) => daemon,
+        Err((pins, error)) => return Err(abandon(pins, fresh, error)),
+    };
+    if let Err(error) = daemon.start().await {
+        return Err(abandon(daemon.pins, fresh, error));
+    }
+    daemon.serve(server, events, signals).await
+}
+
+/// Removes what a failed first start left behind; an adopted set of pins stays as it is.
+fn abandon(pins: PinDirectory, fresh: bool, error: anyhow::Error) -> anyhow::Error {
+    if fresh && let Err(other) = pins.remove_all() {
+        return error.context(format!("and the pins can't be removed: {other:#}"));
+    }
+    error
+}
+
+// === impl Daemon ===
+
+impl Daemon {
+    /// Everything up to the point where the kernel's tables change. Gives the pins back where it
+    /// fails.
+    fn prepare(
+        options: Options,
+        loaded: Loaded,
+        netlink: Netlink,
+        host_state: HostState,
+        pins: PinDirectory,
+        (maps, provenance): (SharedMaps, Provenance),
+    ) -> Result<Self, (PinDirectory, anyhow::Error)> {
+        let assemble = || -> Result<_> {
+            let (mut slots, found) = TwoSlots::open(maps, provenance)?;
+            let state = StateDirectory::create(&options.state)?;
+            let ledger = match (found, state.ledger()) {
+                // Counters that nothing counts at yet belong to nobody.
+                (Found::Nothing, _) => CounterLedger::default(),
+                (Found::Policy, Saved::Found(ledger)) => ledger,
+                (Found::Policy, lost) => {
+                    let why = match lost {
+                        Saved::Unusable(why) => why,
+                        Saved::Found(_) | Saved::Missing => "counters.json is not there".to_owned(),
+                    };
+                    tracing::warn!("{why}; the rules' counters start again from zero");
+                    slots.forget_counters()?;
+                    CounterLedger::default()
+                }
+            };
+            let nics = nics::number(&loaded.policy, &pins)?;
+            Ok((slots, state, ledger, nics))
+        };
+        let (slots, state, ledger, nics) = match assemble() {
+            Ok(assembled) => assembled,
+            Err(error) => return Err((pins, error)),
+        };
+        let Loaded { policy, warnings } = loaded;
+        let seed = u64::from(std::process::id());
+        let (drops, _) = broadcast::channel(DROP_BACKLOG);
+        let mut daemon = Self {
+            started: Instant::now(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+            config_error: None,
+            tables_error: None,
+            nic_errors: BTreeMap::new(),
+            host: nics::host(&nics, &host_state),
+            nics,
+            host_state,
+            netlink,
+            attachments: Vec::new(),
+            slots,
+            ledger,
+            saved_ledger: None,
+            names: NameCache::new(Settings::from(&policy.dns), seed),
+            names_saved: Instant::now(),
+            names_saving: Saving::Done,
+            resolver: Arc::new(Resolver::new(&policy.dns.upstream)),
+            lookups: FuturesUnordered::new(),
+            policy,
+            state,
+            pins,
+            options,
+            observers: BTreeMap::new(),
+            drops,
+            drops_missed: 0,
+        };
+        daemon.names.set_own(own_prefixes(&daemon.host));
+        daemon.names.set_names(&daemon.policy.exact_names(), Instant::now());
+        daemon.restore_names();
+        Ok(daemon)
+    }
+
+    fn restore_names(&mut self) {
+        match self.state.names() {
+            Saved::Found(state) => {
+                match self.names.restore(&state, Instant::now(), SystemTime::now()) {
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!("{error}"),
+                }
+            }
+            Saved::Missing => {}
+            Saved::Unusable(why) => tracing::warn!("{why}; every name is looked up again"),
+        }
+    }
+
+    /// Puts the policy in force and the programs on the NICs.
+    async fn start(&mut self) -> Result<()> {
+        let adopting = self.slots.generation() > 0;
+        if adopting {
+            // What can fail comes before the tables change, so that a policy that can't be put on
+            // all of its NICs leaves the old one as it is.
+            self.await_first_lookups().await;
+            let attached = self.attach(&self.nics.clone())?;
+            if let Err(error) = self.replace_tables() {
+                attached.take_back(&self.pins)?;
+                return Err(error);
+            }
+            self.attachments = attached.attachments;
+        } else {
+            // Nothing is in force yet: with tables first, no packet meets empty ones.
+            self.replace_tables()?;
+            self.attachments = self.attach(&self.nics.clone())?.attachments;
+        }
+        self.remove_unused_nics()?;
+        self.host_state = self.netlink.read().await?;
+        for attachment in &self.attachments {
+            if let Some(announcement) = &attachment.announcement {
+                tracing::warn!("{announcement}");
+            }
+            match nics::attached_mode(attachment, &self.host_state) {
+                Some(mode) => tracing::info!(
+                    nic = %attachment.nic.name,
+                    program = attachment.instance.id,
+                    mode = replies::mode_name(mode),
+                    load_ms = attachment.instance.load_time.as_millis(),
+                    "attached"
+                ),
+                None => tracing::error!(
+                    nic = %attachment.nic.name,
+                    "the program was taken off again by somebody else, or the NIC went away"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts programs on NICs; an index that is used anew counts from zero.
+    fn attach(&mut self, nics: &[NicPins]) -> Result<Attached> {
+        let known = self.pins.nics()?;
+        for nic in nics {
+            if !known.contains(nic) {
+                self.slots.forget_nic(nic.index)?;
+            }
+        }
+        nics::attach(&self.pins, nics, &self.host_state, self.policy.gateway.xdp_mode)
+    }
+
+    /// Tables that take the place of others must not take addresses away only because their names
+    /// have not been looked up yet.
+    async fn await_first_lookups(&mut self) {
+        let deadline = Instant::now() + FIRST_LOOKUPS;
+        loop {
+            self.start_lookups();
+            if !self.waits_for_names() {
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match timeout(left, self.lookups.next()).await {
+                Ok(Some((name, answer))) => {
+                    self.take_answer(&name, answer);
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    tracing::warn!(
+                        "some names had no answer within {} s; nothing is allowed for them until \
+                         they have one",
+                        FIRST_LOOKUPS.as_secs()
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    fn waits_for_names(&self) -> bool {
+        let report = self.names.report(Instant::now());
+        report
+            .names
+            .iter()
+            .any(|name| name.addresses.is_empty() && name.state == NameState::Pending)
+    }
+
+    /// Compiles the policy whole and swaps slots.
+    fn replace_tables(&mut self) -> Result<()> {
+        let mut ledger = self.ledger.clone();
+        let compiled =
+            compile_whole((&self.policy, &self.names, &self.host), &mut self.slots, &mut ledger)?;
+        self.put_in_force(compiled, ledger)
+    }
+
+    /// Saves what the counters mean, then swaps slots. On an error nothing has changed.
+    fn put_in_force(&mut self, compiled: Compiled, ledger: CounterLedger) -> Result<()> {
+        self.save_ledger(&ledger)?;
+        self.slots.swap(compiled)?;
+        self.ledger = ledger;
+        self.retire_counters();
+        Ok(())
+    }
+
+    fn save_ledger(&mut self, ledger: &CounterLedger) -> Result<()> {
+        if self.saved_ledger.as_ref() != Some(ledger) {
+            self.state.save_ledger(ledger)?;
+            self.saved_ledger = Some(ledger.clone());
+        }
+        Ok(())
+    }
+
+    /// Gives counters back once they are getting scarce.
+    fn retire_counters(&mut self) {
+        if self.ledger.len() * 2 < usize::try_from(MATCHES).unwrap_or(usize::MAX) {
+            return;
+        }
+        let mut ledger = self.ledger.clone();
+        let result = self.slots.retire_counters(&mut ledger).and_then(|()| {
+            self.save_ledger(&ledger)?;
+            self.ledger = ledger;
+            Ok(())
+        });
+        if let Err(error) = result {
+            tracing::warn!("counters of rules that are gone can't be given back: {error:#}");
+        }
+    }
+
+    /// Takes the program off NICs that the policy no longer names.
+    fn remove_unused_nics(&mut self) -> Result<()> {
+        for nic in self.pins.nics()? {
+            if !self.nics.contains(&nic) {
+                self.pins.remove_nic(&nic)?;
+                tracing::warn!(nic = %nic.name, "no longer inside; its packets are not filtered");
+            }
+        }
+        let nics = &self.nics;
+        self.attachments.retain(|attachment| nics.contains(&attachment.nic));
+        self.observers.retain(|index, _| nics.iter().any(|nic| nic.index == *index));
+        Ok(())
+    }
+
+    async fn serve(
+        mut self,
+        server: Server,
+        mut events: Events,
+        mut signals: Signals,
+    ) -> Result<()> {
+        let (calls, mut inbox) = mpsc::channel(64);
+        let serving = tokio::spawn(server.serve(calls, self.drops.clone()));
+        let mut host_check = interval(HOST_INTERVAL);
+        host_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut samples: Vec<DropSample> = Vec::new();
+        for warning in self.all_warnings() {
+            tracing::warn!("{warning}");
+        }
+        for note in self.not_enforced() {
+            tracing::warn!("not enforced: {note}");
+        }
+        tracing::info!(generation = self.slots.generation(), "ready: the policy is in force");
+
+        loop {
+            self.start_lookups();
+            let wakeup = self
+                .names
+                .next_wakeup()
+                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                Some((name, answer)) = self.lookups.next(), if !self.lookups.is_empty() => {
+                    let mut changed = self.take_answer(&name, answer);
+                    // Answers that came together are compiled together.
+                    while let Some(Some((name, answer))) = self.lookups.next().now_or_never() {
+                        changed.merge(self.take_answer(&name, answer));
+                    }
+                    self.names_changed(&changed);
+                }
+                () = sleep_until(wakeup.into()) => {
+                    let changed = self.names.tick(Instant::now());
+                    self.names_changed(&changed);
+                }
+                Some(call) = inbox.recv() => self.answer_call(call).await,
+                result = events.read(|sample| samples.push(sample)) => {
+                    result?;
+                    for sample in samples.drain(..) {
+                        self.publish(&sample);
+                    }
+                }
+                _ = host_check.tick() => self.check().await,
+                _ = signals.hangup.recv() => {
+                    if let Err(error) = self.reload().await {
+                        tracing::error!("{error:#}");
+                    }
+                }
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+            }
+        }
+        serving.abort();
+        // The task owns the socket's file, which goes when the task is gone.
+        if let Err(error) = serving.await
+            && !error.is_cancelled()
+        {
+            tracing::error!(%error, "the control socket's task ended badly");
+        }
+        self.save_names();
+        tracing::info!("stopped; the policy stays in force (`sluice detach` takes it off)");
+        Ok(())
+    }
+
+    fn start_lookups(&mut self) {
+        for name in self.names.due(Instant::now()) {
+            let resolver = Arc::clone(&self.resolver);
+            self.lookups.push(Box::pin(async move {
+                let answer = resolver.lookup(&name).await;
+                (name, answer)
+            }));
+        }
+    }
+
+    fn take_answer(&mut self, name: &Fqdn, answer: Result<Answer, LookupFailure>) -> Changed {
+        let failure = match &answer {
+            Ok(_) => {
+                // Also an answer that only extends the time of known addresses is to be kept.
+                self.names_saving = Saving::Due;
+                None
+            }
+            Err(failure) => Some(failure.to_string()),
+        };
+        let outcome = self.names.answer(name, answer, Instant::now());
+        match outcome.standing {
+            Standing::NewlyFailing => tracing::warn!(
+                %name,
+                "can't be looked up: {}; its addresses stay for the grace period",
+                failure.unwrap_or_default()
+            ),
+            Standing::Recovered => tracing::info!(%name, "can be looked up again"),
+            Standing::Answered | Standing::StillFailing | Standing::Unwanted => {}
+        }
+        for (address, refusal) in &outcome.refused {
+            tracing::debug!(%name, %address, "not learned: {refusal}");
+        }
+        outcome.changed
+    }
+
+    /// Puts changed addresses in force.
+    fn names_changed(&mut self, changed: &Changed) {
+        if !changed.is_empty() {
+            let result = self.update_tables();
+            self.tables_updated(result);
+        }
+    }
+
+    /// Remembers whether the tables are as they should be, so that what failed is tried again.
+    fn tables_updated(&mut self, result: Result<()>) {
+        match result {
+            Ok(()) => {
+                if self.tables_error.take().is_some() {
+                    tracing::info!("the tables in force are up to date again");
+                }
+            }
+            Err(error) => {
+                let message = format!("changed addresses are not in force: {error:#}");
+                if self.tables_error.as_ref() != Some(&message) {
+                    tracing::error!("{message}; it is tried again");
+                }
+                self.tables_error = Some(message);
+            }
+        }
+    }
+
+    /// Edits the slot in force, or builds the other one where the change doesn't fit beside what
+    /// is there.
+    fn update_tables(&mut self) -> Result<()> {
+        let mut ledger = self.ledger.clone();
+        let edited = compile_names(
+            self.slots.in_force(),
+            &self.policy,
+            &self.names.snapshot(),
+            &self.host,
+            &mut ledger,
+            self.slots.free(),
+        );
+        match edited {
+            Ok(compiled) => {
+                self.save_ledger(&ledger)?;
+                self.ledger = ledger;
+                match self.slots.edit(compiled) {
+                    Ok(()) => {
+                        self.retire_counters();
+                        return Ok(());
+                    }
+                    Err(error) => tracing::warn!("{error:#}; a whole set of tables is built"),
+                }
+            }
+            Err(NamesError::PolicyChanged | NamesError::Capacity(_)) => {}
+        }
+        self.replace_tables()
+    }
+
+    fn save_names(&mut self) {
+        let state = self.names.to_state(Instant::now(), SystemTime::now());
+        self.names_saved = Instant::now();
+        match self.state.save_names(&state) {
+            Ok(()) => self.names_saving = Saving::Done,
+            Err(error) => tracing::error!("{error:#}"),
+        }
+    }
+
+    /// What is done every few seconds: follow the host, and try again what failed.
+    async fn check(&mut self) {
+        match self.netlink.read().await {
+            Ok(state) => self.follow_host(state).await,
+            Err(error) => tracing::error!("{error:#}"),
+        }
+        if self.tables_error.is_some() {
+            let result = self.replace_tables();
+            self.tables_updated(result);
+        }
+        if self.names_saving == Saving::Due && self.names_saved.elapsed() >= SAVE_INTERVAL {
+            self.save_names();
+        }
+    }
+
+    /// Follows the gateway's NICs, addresses and routes.
+    async fn follow_host(&mut self, state: HostState) {
+        self.host_state = state;
+        self.attach_again().await;
+        let host = nics::host(&self.nics, &self.host_state);
+        if host == self.host {
+            return;
+        }
+        tracing::info!("addresses or routes of the gateway changed");
+        self.host = host;
+        self.names.set_own(own_prefixes(&self.host));
+        let result = self.replace_tables();
+        self.tables_updated(result);
+    }
+
+    /// A NIC that was made anew, or that somebody took the program off, would pass everything.
+    async fn attach_again(&mut self) {
+        let bare: Vec<NicPins> =
+            self.nics.iter().filter(|nic| !self.has_program(nic)).cloned().collect();
+        for nic in &bare {
+            let result = match self.host_state.nics.get(&nic.name) {
+                None => Err(anyhow!("{}: the NIC is gone", nic.name)),
+                Some(_) => self.attach(std::slice::from_ref(nic)),
+            };
+            match result {
+                Ok(attached) => {
+                    self.attachments.retain(|old| old.nic != *nic);
+                    self.attachments.extend(attached.attachments);
+                    self.nic_errors.remove(&nic.name);
+                    tracing::warn!(nic = %nic.name, "the filter was gone, and is attached again");
+                }
+                Err(error) => {
+                    let message = format!("{error:#}");
+                    let before = self.nic_errors.insert(nic.name.clone(), message.clone());
+                    if before.as_ref() != Some(&message) {
+                        tracing::error!("{message}; it is tried again");
+                    }
+                }
+            }
+        }
+        if !bare.is_empty() {
+            match self.netlink.read().await {
+                Ok(state) => self.host_state = state,
+                Err(error) => tracing::error!("{error:#}"),
+            }
+        }
+        let nics = &self.nics;
+        self.nic_errors.retain(|name, _| nics.iter().any(|nic| nic.name == *name));
+    }
+
+    /// Reads the configuration again and puts it in force, or says why not and changes nothing.
+    async fn reload(&mut self) -> Result<Reloaded> {
+        let result = self.try_reload().await;
+        self.config_error = result.as_ref().err().map(|error| format!("{error:#}"));
+        if let Ok(reloaded) = &result {
+            tracing::info!(generation = reloaded.generation, rules = reloaded.rules, "reloaded");
+        }
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<Reloaded> {
+        let kept = "the policy that was in force stays in force";
+        let loaded = load(&self.options.config).map_err(|errors| {
+            let directory = self.options.config.display();
+            anyhow!("the configuration in {directory} is broken, and {kept}:\n{errors}")
+        })?;
+        self.host_state = self.netlink.read().await?;
+        nics::check(&loaded.policy, &self.host_state).context(kept)?;
+        let numbered = nics::number(&loaded.policy, &self.pins)?;
+        let host = nics::host(&numbered, &self.host_state);
+
+        // New names are looked up before tables without their addresses take the place of others.
+        let mut names = self.names.clone();
+        names.set_settings(Settings::from(&loaded.policy.dns));
+        names.set_own(own_prefixes(&host));
+        names.set_names(&loaded.policy.exact_names(), Instant::now());
+        let names = std::mem::replace(&mut self.names, names);
+        let resolver = if loaded.policy.dns.upstream == self.policy.dns.upstream {
+            Arc::clone(&self.resolver)
+        } else {
+            Arc::new(Resolver::new(&loaded.policy.dns.upstream))
+        };
+        let resolver = std::mem::replace(&mut self.resolver, resolver);
+        self.await_first_lookups().await;
+
+        if let Err(error) = self.put_policy_in_force(loaded, numbered, host) {
+            self.names = names;
+            self.resolver = resolver;
+            return Err(error.context(kept));
+        }
+        if let Err(error) = self.remove_unused_nics() {
+            tracing::error!("{error:#}");
+        }
+        match self.netlink.read().await {
+            Ok(state) => self.host_state = state,
+            Err(error) => tracing::error!("{error:#}"),
+        }
+        self.names_saving = Saving::Due;
+        Ok(Reloaded {
+            generation: self.slots.generation(),
+            rules: self.policy.enabled_rules().count(),
+            warnings: self.all_warnings(),
+            not_enforced: self.not_enforced(),
+        })
+    }
+
+    /// The part of a reload that either happens or doesn't.
+    fn put_policy_in_force(
+        &mut self,
+        loaded: Loaded,
+        numbered: Vec<NicPins>,
+        host: Host,
+    ) -> Result<()> {
+        let Loaded { policy, warnings } = loaded;
+        let mut ledger = self.ledger.clone();
+        let compiled = compile_whole((&policy, &self.names, &host), &mut self.slots, &mut ledger)?;
+        let bare: Vec<NicPins> =
+            numbered.iter().filter(|nic| !self.has_program(nic)).cloned().collect();
+        let before = std::mem::replace(&mut self.policy, policy);
+        let attached = match self.attach(&bare) {
+            Ok(attached) => attached,
+            Err(error) => {
+                self.policy = before;
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.put_in_force(compiled, ledger) {
+            self.policy = before;
+            attached.take_back(&self.pins)?;
+            return Err(error);
+        }
+        for attachment in &attached.attachments {
+            if let Some(announcement) = &attachment.announcement {
+                tracing::warn!("{announcement}");
+            }
+        }
+        self.attachments.retain(|old| !bare.contains(&old.nic));
+        self.attachments.extend(attached.attachments);
+        self.nics = numbered;
+        self.host = host;
+        self.warnings = warnings.iter().map(ToString::to_string).collect();
+        self.tables_error = None;
+        Ok(())
+    }
+
+    /// Whether the program that this daemon loaded for a NIC is on it.
+    fn has_program(&self, nic: &NicPins) -> bool {
+        self.attachments.iter().any(|attachment| {
+            attachment.nic == *nic && nics::attached_mode(attachment, &self.host_state).is_some()
+        })
+    }
+
+    fn all_warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.clone();
+        warnings.extend(nics::unmentioned(&self.policy, &self.host_state));
+        let wanted = self.policy.gateway.xdp_mode;
+        for attachment in &self.attachments {
+            let nic = &attachment.nic.name;
+            match (wanted, nics::attached_mode(attachment, &self.host_state)) {
+                (XdpMode::Auto, Some(AttachedMode::Generic)) => warnings.push(format!(
+                    "the filter is attached to {nic} in generic mode, which is slower, and counts \
+                     what the network stack put together as single packets"
+                )),
+                (XdpMode::Native, Some(AttachedMode::Generic))
+                | (XdpMode::Generic, Some(AttachedMode::Native)) => warnings.push(format!(
+                    "the filter is attached to {nic} in another mode than xdp_mode asks for, as it \
+                     was there before; `sluice detach` and a new start change that, with a gap"
+                )),
+                (_, None)
+                | (XdpMode::Auto | XdpMode::Native, Some(AttachedMode::Native))
+                | (XdpMode::Generic, Some(AttachedMode::Generic)) => {}
+            }
+        }
+        warnings
+    }
+
+    /// What is wrong now and is tried again.
+    fn problems(&self) -> Vec<String> {
+        self.nic_errors.values().chain(&self.tables_error).cloned().collect()
+    }
+
+    fn not_enforced(&self) -> Vec<String> {
+        not_enforced(&self.policy).iter().map(ToString::to_string).collect()
+    }
+
+    async fn answer_call(&mut self, call: Call) {
+        let line = match call.request {
+            Request::Status => line(self.status()),
+            Request::Rules => line(self.rules()),
+            Request::Names => line(Ok(self.names.report(Instant::now()))),
+            Request::Explain(question) => line(self.explain(&question)),
+            Request::Reload => line(self.reload().await),
+            // The socket's own task serves it.
+            Request::Drops => line::<()>(Err(anyhow!("drops are followed, not answered"))),
+        };
+        // A client that went away doesn't want its answer any more.
+        drop(call.reply.send(line));
+    }
+
+    fn publish(&mut self, sample: &DropSample) {
+        if self.drops.receiver_count() == 0 {
+            return;
+        }
+        let drop = self.describe(sample);
+        if self.drops.send(drop).is_err() {
+            self.drops_missed += 1;
+        }
+    }
+}
+
+/// Compiles a policy whole. Where only counters of rules that are gone are in the way, they are
+/// given back first.
+fn compile_whole(
+    (policy, names, host): (&Policy, &NameCache, &Host),
+    slots: &mut TwoSlots,
+    ledger: &mut CounterLedger,
+) -> Result<Compiled> {
+    let snapshot = names.snapshot();
+    let first: CapacityError = match compile(policy, &snapshot, host, ledger) {
+        Ok(compiled) => return Ok(compiled),
+        Err(error) => error,
+    };
+    if !first.is_only_held_counters() {
+        return Err(first.into());
+    }
+    slots.clear_idle()?;
+    slots.retire_counters(ledger)?;
+    Ok(compile(policy, &snapshot, host, ledger)?)
+}
+
+/// Addresses that no name may bring: the gateway's own, and what lives behind its inside NICs. A
+/// default route to the inside says nothing about what lives there.
+fn own_prefixes(host: &Host) -> Vec<IpNet> {
+    let inside = host.nics.iter().flat_map(|nic| &nic.plausible);
+    let own = host.own.iter().map(|address| IpNet::from(*address));
+    inside.filter(|prefix| prefix.prefix_len() > 0).copied().chain(own).collect()
+}
+
+/// A reply as a line of JSON.
+fn line<T: serde::Serialize>(result: Result<T>) -> String {
+    let reply = match result {
+        Ok(answer) => Reply::Ok(answer),
+        Err(error) => Reply::Error(format!("{error:#}")),
+    };
+    serde_json::to_string(&reply).unwrap_or_else(|error| {
+        format!("{{\"error\":\"the answer can't be written as JSON: {error}\"}}")
+    })
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The inside NICs: which index each has, what can live behind it, and the program on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail};
+use filter_common::wire::MAX_NICS;
+use ipnet::IpNet;
+
+use crate::{
+    compile::{Host, HostNic},
+    kernel::{
+        AttachedMode, Attachment, PinDirectory,
+        attach::Adoption,
+        netlink::{HostState, LinkLayer, NicState},
+        pins::NicPins,
+    },
+    policy::{NicName, Policy, XdpMode},
+};
+
+/// Checks that every NIC of the policy is there and can be filtered.
+///
+/// # Errors
+///
+/// All that are not, in one message.
+pub fn check(policy: &Policy, host: &HostState) -> Result<()> {
+    let mut problems = Vec::new();
+    for nic in policy.gateway.inside.iter().chain(&policy.gateway.outside) {
+        match host.nics.get(nic) {
+            None => {
+                let known: Vec<&str> = host.nics.keys().map(NicName::as_str).collect();
+                problems.push(format!(
+                    "there is no NIC {nic}; this machine has {}",
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                ));
+            }
+            Some(found) if found.layer != LinkLayer::Ethernet => problems.push(format!(
+                "{nic} has no Ethernet header (a loopback, PPP, WireGuard or tun device), so its \
+                 frames can't be filtered; name the NIC below it"
+            )),
+            Some(_) => {}
+        }
+    }
+    if policy.gateway.inside.len() > usize::try_from(MAX_NICS)? {
+        problems.push(format!(
+            "{} inside NICs are named, and there is room for {MAX_NICS}",
+            policy.gateway.inside.len()
+        ));
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    bail!("{}: {}", policy.gateway.origin, problems.join("; "))
+}
+
+/// NICs that are up and that the policy doesn't mention.
+#[must_use]
+pub fn unmentioned(policy: &Policy, host: &HostState) -> Vec<String> {
+    let gateway = &policy.gateway;
+    let known = |name: &NicName| {
+        gateway.inside.contains(name)
+            || gateway.outside.contains(name)
+            || gateway.ignore.contains(name)
+    };
+    host.nics
+        .iter()
+        .filter(|(name, nic)| {
+            nic.layer != LinkLayer::Loopback && nic.state == NicState::Up && !known(name)
+        })
+        .map(|(name, _)| {
+            format!(
+                "{}: the NIC {name} is up and neither inside nor outside, so its packets are not \
+                 filtered; list it in [gateway] ignore if that is meant",
+                gateway.origin
+            )
+        })
+        .collect()
+}
+
+/// Gives each inside NIC its index: the one of its pins, else the lowest that is free.
+///
+/// # Errors
+///
+/// More NICs have pins than there are indexes.
+pub fn number(policy: &Policy, pins: &PinDirectory) -> Result<Vec<NicPins>> {
+    let mut known: BTreeMap<NicName, u8> =
+        pins.nics()?.into_iter().map(|nic| (nic.name, nic.index)).collect();
+    for name in &policy.gateway.inside {
+        if !known.contains_key(name) {
+            let index = (0..u8::try_from(MAX_NICS)?)
+                .find(|index| !known.values().any(|taken| taken == index))
+                .with_context(|| {
+                    format!("no index is left for {name}; take NICs off that are no longer used")
+                })?;
+            known.insert(name.clone(), index);
+        }
+    }
+    Ok(policy
+        .gateway
+        .inside
+        .iter()
+        .filter_map(|name| Some(NicPins { index: *known.get(name)?, name: name.clone() }))
+        .collect())
+}
+
+/// What the compiler has to know of the host.
+#[must_use]
+pub fn host(nics: &[NicPins], state: &HostState) -> Host {
+    let nics = nics
+        .iter()
+        .map(|nic| {
+            let behind = state
+                .nics
+                .get(&nic.name)
+                .map(|found| devices_above(found.index, state))
+                .unwrap_or_default();
+            let (here, there): (Vec<_>, Vec<_>) =
+                state.routes.iter().partition(|(index, _)| behind.contains(index));
+            let prefixes = |routes: Vec<(&u32, &BTreeSet<IpNet>)>| -> BTreeSet<IpNet> {
+                routes.into_iter().flat_map(|(_, prefixes)| prefixes).copied().collect()
+            };
+            let plausible: Vec<IpNet> = prefixes(here).into_iter().collect();
+            // Only what lies within a prefix of this NIC makes a difference.
+            let elsewhere = prefixes(there)
+                .into_iter()
+                .filter(|prefix| plausible.iter().any(|wider| wider.contains(prefix)))
+                .collect();
+            HostNic { slot: nic.index, name: nic.name.clone(), plausible, elsewhere }
+        })
+        .collect();
+    Host { nics, own: state.own.clone(), closed: state.closed.clone() }
+}
+
+/// A device and all that stand on it: its VLANs, the bridge or bond that it is a port of, and
+/// theirs. Packets that they take in entered the device.
+fn devices_above(index: u32, state: &HostState) -> BTreeSet<u32> {
+    let mut found = BTreeSet::from([index]);
+    loop {
+        let above: BTreeSet<u32> = state
+            .nics
+            .values()
+            .flat_map(|nic| {
+                let stacked = nic.lower.filter(|lower| found.contains(lower)).map(|_| nic.index);
+                let controller = nic.controller.filter(|_| found.contains(&nic.index));
+                stacked.into_iter().chain(controller)
+            })
+            .filter(|index| !found.contains(index))
+            .collect();
+        if above.is_empty() {
+            return found;
+        }
+        found.extend(above);
+    }
+}
+
+/// Puts the program on every NIC: replaces the one of a pinned link, attaches where there is
+/// none.
+///
+/// # Errors
+///
+/// One of them can't be attached. Those that were attached newly are taken off again.
+pub fn attach(
+    pins: &PinDirectory,
+    nics: &[NicPins],
+    host: &HostState,
+    mode: XdpMode,
+) -> Result<Attached> {
+    let pinned = pins.nics()?;
+    let mut attached = Attached::default();
+    for nic in nics {
+        match attach_one(pins, nic, pinned.contains(nic), host, mode, &mut attached.fresh) {
+            Ok(attachment) => attached.attachments.push(attachment),
+            Err(error) => {
+                attached.take_back(pins)?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(attached)
+}
+
+/// The programs that [`attach`] put on NICs.
+#[derive(Debug, Default)]
+pub struct Attached {
+    /// All of them.
+    pub attachments: Vec<Attachment>,
+    /// The NICs that had none of ours before.
+    pub fresh: Vec<NicPins>,
+}
+
+impl Attached {
+    /// Takes those off again that were attached newly.
+    ///
+    /// # Errors
+    ///
+    /// A pin can't be removed.
+    pub fn take_back(self, pins: &PinDirectory) -> Result<()> {
+        drop(self.attachments);
+        for nic in &self.fresh {
+            pins.remove_nic(nic)?;
+        }
+        Ok(())
+    }
+}
+
+fn attach_one(
+    pins: &PinDirectory,
+    nic: &NicPins,
+    pinned: bool,
+    host: &HostState,
+    mode: XdpMode,
+    fresh: &mut Vec<NicPins>,
+) -> Result<Attachment> {
+    let found =
+        host.nics.get(&nic.name).with_context(|| format!("there is no NIC {}", nic.name))?;
+    if pinned {
+        match Attachment::adopt(pins, nic.clone(), found)? {
+            Adoption::Adopted(attachment) => return Ok(*attachment),
+            Adoption::Stale => pins.remove_nic(nic)?,
+        }
+    }
+    fresh.push(nic.clone());
+    Attachment::attach(pins, nic.clone(), found.index, mode)
+}
+
+/// How a NIC's program is attached now; `None` where it is not, because the NIC went away or
+/// somebody took it off.
+#[must_use]
+pub fn attached_mode(attachment: &Attachment, host: &HostState) -> Option<AttachedMode> {
+    let nic = host.nics.get(&attachment.nic.name)?;
+    if nic.native_program == Some(attachment.instance.id) {
+        Some(AttachedMode::Native)
+    } else if nic.generic_program == Some(attachment.instance.id) {
+        Some(AttachedMode::Generic)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::netlink::Nic;
+
+    fn nic(index: u32, lower: Option<u32>, controller: Option<u32>) -> Nic {
+        Nic {
+            index,
+            layer: LinkLayer::Ethernet,
+            lower,
+            controller,
+            state: NicState::Up,
+            native_program: None,
+            generic_program: None,
+        }
+    }
+
+    fn prefixes(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// eth1 has a VLAN and is a port of br0, on which another VLAN stands; eth2 is on its own.
+    #[test]
+    fn what_stands_on_a_nic_is_behind_it() {
+        let mut state = HostState::default();
+        for (name, found) in [
+            ("eth1", nic(1, None, Some(3))),
+            ("eth1.10", nic(2, Some(1), None)),
+            ("br0", nic(3, None, None)),
+            ("br0.20", nic(4, Some(3), None)),
+            ("eth2", nic(5, None, None)),
+        ] {
+            state.nics.insert(NicName::try_from(name).unwrap(), found);
+        }
+        for (index, routes) in [
+            (2, &["10.0.10.0/24"][..]),
+            (3, &["10.0.0.0/16"]),
+            (4, &["10.0.20.0/24"]),
+            (5, &["10.0.30.0/24", "192.168.0.0/24", "0.0.0.0/0"]),
+        ] {
+            state.routes.insert(index, prefixes(routes).into_iter().collect());
+        }
+        let pins = |index, name| NicPins { index, name: NicName::try_from(name).unwrap() };
+        let host = host(&[pins(0, "eth1"), pins(1, "eth2")], &state);
+        let [first, second] = host.nics.as_slice() else { panic!("two NICs") };
+        let behind = prefixes(&["10.0.0.0/16", "10.0.10.0/24", "10.0.20.0/24"]);
+        assert_eq!(first.plausible, behind);
+        assert_eq!(first.elsewhere, prefixes(&["10.0.30.0/24"]));
+        assert_eq!(second.plausible, prefixes(&["0.0.0.0/0", "10.0.30.0/24", "192.168.0.0/24"]));
+        assert_eq!(second.elsewhere, behind);
+    }
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Answers to what the control socket asks, from what the daemon and the kernel hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail};
+use filter_common::{
+    verdict::{DropReason, PassReason},
+    wire::{
+        AUDITED, Counter, Grant, MAX_CELLS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation,
+        Permit,
+    },
+};
+use ipnet::IpNet;
+
+use super::{Daemon, nics::attached_mode};
+use crate::{
+    compile::{MATCHES, RuleIndex, SlotTables, Via},
+    control::protocol::{
+        Count, Drop, EventStatus, Explanation, NamedRule, NicStatus, PolicyStatus, Question,
+        RuleStatus, Status, TableStatus, ViaReply,
+    },
+    kernel::{AttachedMode, Instance, Role, events::DropSample, pins::NicPins, question},
+    names::NameState,
+    policy::{Clients, Echo, Label, Mode, RuleState},
+};
+
+/// How a mode is written in replies.
+pub(super) fn mode_name(mode: AttachedMode) -> &'static str {
+    match mode {
+        AttachedMode::Native => "native",
+        AttachedMode::Generic => "generic",
+    }
+}
+
+impl Daemon {
+    /// One screen about everything.
+    pub(super) fn status(&self) -> Result<Status> {
+        let names = self.names.report(Instant::now());
+        let maps = &self.slots.maps;
+        let mut passes = BTreeMap::new();
+        let mut drops = BTreeMap::new();
+        let mut audited = BTreeMap::new();
+        let mut nics = Vec::new();
+        for nic in &self.nics {
+            let mut passed = Count::default();
+            let mut dropped = Count::default();
+            for reason in PassReason::ALL {
+                let count = maps.counter(nic.index, u32::from(reason.code()))?.into();
+                add_to(&mut passes, reason.name(), &mut passed, count);
+            }
+            for (_, counter) in self.ledger.iter() {
+                let count = maps.counter(nic.index, counter)?.into();
+                let reason = self.slots.in_force().meaning.counter(counter);
+                let reason = reason.map_or(PassReason::Rule, |found| found.reason);
+                add_to(&mut passes, reason.name(), &mut passed, count);
+            }
+            for reason in DropReason::ALL {
+                let count = maps.counter(nic.index, u32::from(reason.code()))?.into();
+                add_to(&mut drops, reason.name(), &mut dropped, count);
+                let count = maps.counter(nic.index, AUDITED + u32::from(reason.code()))?.into();
+                add_to(&mut audited, reason.name(), &mut passed, count);
+            }
+            nics.push(self.nic_status(nic, passed, dropped));
+        }
+        let loss = maps.event_loss()?;
+        Ok(Status {
+            ready: names.names.iter().all(|name| name.state != NameState::Pending)
+                && self.nics.iter().all(|nic| self.has_program(nic))
+                && self.tables_error.is_none(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: self.slots.generation(),
+            mode: match self.policy.gateway.mode {
+                Mode::Enforce => "enforce",
+                Mode::Audit => "audit",
+            }
+            .to_owned(),
+            config: self.options.config.display().to_string(),
+            config_error: self.config_error.clone(),
+            problems: self.problems(),
+            uptime_s: self.started.elapsed().as_secs(),
+            nics,
+            policy: PolicyStatus {
+                rules: self.policy.enabled_rules().count(),
+                disabled: self
+                    .policy
+                    .rules
+                    .iter()
+                    .filter(|rule| rule.state == RuleState::Disabled)
+                    .count(),
+                sources: self.policy.sources.len(),
+                names: names.names.len(),
+                names_with_addresses: names
+                    .names
+                    .iter()
+                    .filter(|name| !name.addresses.is_empty())
+                    .count(),
+                names_failing: names
+                    .names
+                    .iter()
+                    .filter(|name| match name.state {
+                        NameState::Failing { .. } | NameState::NeverResolved { .. } => true,
+                        NameState::Resolved | NameState::Pending => false,
+                    })
+                    .count(),
+                addresses: names.addresses,
+            },
+            tables: self.table_status(&self.slots.in_force().tables),
+            passes,
+            drops,
+            audited,
+            events: EventStatus { skipped: loss.skipped, lost: loss.lost + self.drops_missed },
+            not_enforced: self.not_enforced(),
+            warnings: self.all_warnings(),
+        })
+    }
+
+    fn nic_status(&self, nic: &NicPins, passed: Count, dropped: Count) -> NicStatus {
+        let attachment = self.attachments.iter().find(|attachment| attachment.nic == *nic);
+        let mode = attachment.and_then(|attachment| attached_mode(attachment, &self.host_state));
+        NicStatus {
+            name: nic.name.to_string(),
+            attached: mode.map_or("gone", mode_name).to_owned(),
+            program_id: attachment.map_or(0, |attachment| attachment.instance.id),
+            verified_instructions: attachment
+                .and_then(|attachment| attachment.instance.verified_instructions),
+            passed,
+            dropped,
+        }
+    }
+
+    fn table_status(&self, tables: &SlotTables) -> Vec<TableStatus> {
+        let family = |prefixes: &mut dyn Iterator<Item = &IpNet>| -> (usize, usize) {
+            prefixes.fold((0, 0), |(v4, v6), prefix| match prefix {
+                IpNet::V4(_) => (v4 + 1, v6),
+                IpNet::V6(_) => (v4, v6 + 1),
+            })
+        };
+        let (grants4, grants6) = family(&mut tables.grants.keys());
+        let (sources4, sources6) = family(&mut tables.sources.keys().map(|(_, prefix)| prefix));
+        [
+            ("IPv4 destinations", grants4, MAX_PREFIXES),
+            ("IPv6 destinations", grants6, MAX_PREFIXES),
+            ("IPv4 sources", sources4, MAX_SOURCES),
+            ("IPv6 sources", sources6, MAX_SOURCES),
+            ("grants by client class", tables.cells.len(), MAX_CELLS),
+            ("port sets by port class", tables.port_cells.len(), MAX_PORT_CELLS),
+            ("rule counters", self.ledger.len(), MATCHES),
+        ]
+        .into_iter()
+        .map(|(name, used, capacity)| TableStatus {
+            name: name.to_owned(),
+            used: u64::try_from(used).unwrap_or(u64::MAX),
+            capacity: u64::from(capacity),
+        })
+        .collect()
+    }
+
+    /// The rules in their order, and what each let through.
+    pub(super) fn rules(&self) -> Result<Vec<RuleStatus>> {
+        let mut counts: BTreeMap<&Label, Count> = BTreeMap::new();
+        for (key, counter) in self.ledger.iter() {
+            let mut sum = Count::default();
+            for nic in &self.nics {
+                sum = sum + self.slots.maps.counter(nic.index, counter)?.into();
+            }
+            for (reason, name) in key {
+                if *reason == PassReason::Rule {
+                    let count = counts.entry(name).or_default();
+                    *count = *count + sum;
+                }
+            }
+        }
+        let rules = self.policy.rules.iter().map(|rule| RuleStatus {
+            name: rule.name.to_string(),
+            origin: rule.origin.to_string(),
+            enabled: rule.state == RuleState::Enabled,
+            from: match &rule.from {
+                Clients::Any => Vec::new(),
+                Clients::Groups(groups) => groups.iter().map(ToString::to_string).collect(),
+            },
+            to: rule.to.iter().map(|(destination, _)| destination.to_string()).collect(),
+            tcp: rule.ports.tcp.to_string(),
+            udp: rule.ports.udp.to_string(),
+            icmp: rule.ports.echo == Echo::Allowed,
+            proto: rule.ports.protocols.iter().map(ToString::to_string).collect(),
+            note: rule.note.clone(),
+            count: counts.get(&rule.name).copied().unwrap_or_default(),
+        });
+        Ok(rules.collect())
+    }
+
+    /// Asks the program itself, and says what its answer means.
+    pub(super) fn explain(&mut self, question: &Question) -> Result<Explanation> {
+        let nic = self.nic_of(question)?;
+        let frame = question::frame(
+            question.from,
+            question.to,
+            question.vlan,
+            question.transport,
+            question.fragment,
+        )?;
+        let observer = match self.observers.entry(nic.index) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(Instance::load(&self.pins, nic.index, Role::Observing)?)
+            }
+        };
+        let observation = observer.observe(&frame)?;
+        Ok(self.interpret(question, &nic, &observation))
+    }
+
+    fn interpret(
+        &self,
+        question: &Question,
+        nic: &NicPins,
+        observation: &Observation,
+    ) -> Explanation {
+        let meaning = &self.slots.in_force().meaning;
+        let (reason, text) = match PassReason::from_code(observation.reason) {
+            Some(reason) => (reason.name(), reason.text()),
+            None => DropReason::from_code(observation.reason)
+                .map_or(("unknown", "The program gave no reason."), |reason| {
+                    (reason.name(), reason.text())
+                }),
+        };
+        let passes = observation.passes != 0;
+        let audited = passes && PassReason::from_code(observation.reason).is_none();
+        let matched: Vec<RuleIndex> = meaning
+            .counter(Permit(observation.permit).counter())
+            .map(|found| found.rules.to_vec())
+            .unwrap_or_default();
+        let listed: Vec<RuleIndex> = meaning
+            .grant(Grant(observation.grant).row())
+            .map(|rules| rules.to_vec())
+            .unwrap_or_default();
+        // The weightiest reason has the first word: the guard before the policy.
+        let first = matched
+            .iter()
+            .find(|rule| {
+                meaning.rule(**rule).is_some_and(|rule| rule.reason.code() == observation.reason)
+            })
+            .copied();
+        let named = |rules: &[RuleIndex]| -> Vec<NamedRule> {
+            rules
+                .iter()
+                .filter_map(|rule| meaning.rule(*rule))
+                .map(|rule| NamedRule {
+                    rule: rule.name.to_string(),
+                    origin: rule.origin.to_string(),
+                })
+                .collect()
+        };
+        let rule = first.and_then(|rule| meaning.rule(rule));
+        Explanation {
+            verdict: if passes { "pass" } else { "drop" }.to_owned(),
+            reason: reason.to_owned(),
+            rule: rule.map(|rule| rule.name.to_string()),
+            origin: rule.map(|rule| rule.origin.to_string()),
+            via: first.and_then(|rule| self.via(rule, question.to)),
+            generation: observation.active >> 8,
+            text: text.to_owned(),
+            audited,
+            nic: nic.name.to_string(),
+            groups: meaning
+                .class(observation.class)
+                .into_iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect(),
+            rules: named(&matched),
+            listed_by: named(&listed),
+        }
+    }
+
+    fn via(&self, rule: RuleIndex, address: IpAddr) -> Option<ViaReply> {
+        Some(match self.slots.in_force().meaning.via(rule, address)? {
+            Via::Prefix(prefix) => ViaReply::Prefix { prefix: prefix.to_string() },
+            Via::Name { name, address } => {
+                let left = self.names.expires_in(&name, address, Instant::now());
+                ViaReply::Name {
+                    name: name.to_string(),
+                    address,
+                    expires_in_s: left.map_or(0, |left| left.allowed.as_secs()),
+                }
+            }
+            Via::SelfAddress => ViaReply::Own { destination: "self".to_owned() },
+        })
+    }
+
+    /// The NIC that a packet of this source enters: the one that is named, the only one, or the
+    /// one behind which the source can live.
+    fn nic_of(&self, question: &Question) -> Result<NicPins> {
+        let names: Vec<&str> = self.nics.iter().map(|nic| nic.name.as_str()).collect();
+        if let Some(name) = &question.nic {
+            let found = self.nics.iter().find(|nic| nic.name.as_str() == name);
+            return found.cloned().with_context(|| {
+                format!("{name} is no inside NIC; the inside NICs are {}", names.join(", "))
+            });
+        }
+        if let [only] = self.nics.as_slice() {
+            return Ok(only.clone());
+        }
+        let longest = self
+            .host
+            .nics
+            .iter()
+            .flat_map(|nic| nic.plausible.iter().map(move |prefix| (nic, prefix)))
+            .filter(|(_, prefix)| prefix.contains(&question.from))
+            .max_by_key(|(_, prefix)| prefix.prefix_len());
+        match longest {
+            Some((nic, _)) => Ok(NicPins { index: nic.slot, name: nic.name.clone() }),
+            None => bail!(
+                "{} can't live behind any inside NIC; name the NIC that the packet enters with \
+                 --in ({})",
+                question.from,
+                names.join(", ")
+            ),
+        }
+    }
+
+    /// A sample as people read it.
+    pub(super) fn describe(&self, sample: &DropSample) -> Drop {
+        let nic = self.nics.iter().find(|nic| nic.index == sample.nic);
+        let destination = sample.addresses.map(|(_, destination)| destination);
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Drop {
+            time_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            nic: nic.map_or_else(|| sample.nic.to_string(), |nic| nic.name.to_string()),
+            reason: sample.reason.name().to_owned(),
+            audited: sample.audited,
+            source: sample.addresses.map(|(source, _)| source),
+            destination,
+            protocol: sample.addresses.map(|_| protocol_name(sample.protocol)),
+            source_port: sample.source_port,
+            destination_port: sample.destination_port,
+            vlan: sample.vlan,
+            ethertype: format!("{:#06x}", sample.ethertype),
+            length: sample.length,
+            name: destination.and_then(|address| self.name_of(address)),
+        }
+    }
+
+    /// The names that have an address, the first of them.
+    fn name_of(&self, address: IpAddr) -> Option<String> {
+        let brought = self.slots.in_force().meaning.destinations().get(&IpNet::from(address))?;
+        let names: BTreeSet<_> =
+            brought.iter().filter_map(|brought| brought.name.as_ref()).collect();
+        names.first().map(ToString::to_string)
+    }
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        number => number.to_string(),
+    }
+}
+
+/// Adds a count to a view by reason, and to a sum.
+fn add_to(view: &mut BTreeMap<String, Count>, reason: &str, sum: &mut Count, count: Count) {
+    if count.packets > 0 {
+        let entry = view.entry(reason.to_owned()).or_default();
+        *entry = *entry + count;
+        *sum = *sum + count;
+    }
+}
+
+impl From<Counter> for Count {
+    fn from(counter: Counter) -> Self {
+        Self { packets: counter.packets, bytes: counter.bytes }
+    }
+}
+
+impl std::ops::Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}

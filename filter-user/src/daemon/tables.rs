@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The two slots in the kernel and what they mean: swapping policies and editing the slot in
+//! force.
+
+use anyhow::{Context as _, Result};
+use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, MAX_NICS};
+
+use crate::{
+    compile::{Compiled, CounterLedger, FreeRows, SlotTables, Step, diff, rebuild, sweep},
+    kernel::{
+        SharedMaps,
+        maps::{Provenance, SlotIndex},
+    },
+};
+
+/// The slots, with a mirror of what the kernel holds.
+#[derive(Debug)]
+pub struct TwoSlots {
+    /// The maps.
+    pub maps: SharedMaps,
+    /// The slot that packets see.
+    active: SlotIndex,
+    generation: u64,
+    in_force: Compiled,
+    /// `None` while it isn't known what the slot holds.
+    idle: Option<SlotTables>,
+    free: FreeRows,
+}
+
+/// What was found in the kernel at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Fresh maps.
+    Nothing,
+    /// A policy in force.
+    Policy,
+}
+
+// === impl TwoSlots ===
+
+impl TwoSlots {
+    /// Looks at what the maps hold.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be read.
+    pub fn open(maps: SharedMaps, provenance: Provenance) -> Result<(Self, Found)> {
+        let word = maps.active()?;
+        let active = SlotIndex::of(word);
+        let found = if word == Active::default() { Found::Nothing } else { Found::Policy };
+        // Also without a policy in force: an earlier start may have ended in the middle.
+        let read = |slot| match provenance {
+            Provenance::Created => Ok(SlotTables::default()),
+            Provenance::Pinned => maps.read_slot(slot),
+        };
+        let in_force = Compiled { tables: read(active)?, ..Compiled::default() };
+        let idle = Some(read(active.other())?);
+        let generation = word.generation();
+        Ok((Self { maps, active, generation, in_force, idle, free: FreeRows::default() }, found))
+    }
+
+    /// The number of the policy in force.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub fn in_force(&self) -> &Compiled {
+        &self.in_force
+    }
+
+    /// Rows that an edit may use again.
+    #[must_use]
+    pub fn free(&self) -> &FreeRows {
+        &self.free
+    }
+
+    /// Builds tables in the idle slot and puts them in force by one store, which is the last thing
+    /// it does: on an error the slot in force is as it was, without one the new tables are.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written.
+    pub fn swap(&mut self, compiled: Compiled) -> Result<()> {
+        let target = self.active.other();
+        // Packets that still look at this slot, from before the last swap, even if that was
+        // another daemon's, are let through first.
+        self.maps.wait_for_packets()?;
+        let idle = match self.idle.take() {
+            Some(idle) => idle,
+            None => self.maps.read_slot(target)?,
+        };
+        // Until all steps are done it isn't known what the slot holds, so nothing is put back
+        // before.
+        carry_out(&mut self.maps, target, &rebuild(&idle, &compiled.tables))
+            .context("the new tables can't be written; the old ones stay in force")?;
+        // The store that puts the slot in force must not overtake those that fill it.
+        self.maps.wait_for_packets()?;
+        self.maps.activate(target, self.generation + 1)?;
+        self.generation += 1;
+        self.active = target;
+        self.idle = Some(std::mem::replace(&mut self.in_force, compiled).tables);
+        self.free = FreeRows::default();
+        Ok(())
+    }
+
+    /// Empties the idle slot, so that nothing in it holds counters any more.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written.
+    pub fn clear_idle(&mut self) -> Result<()> {
+        let target = self.active.other();
+        self.maps.wait_for_packets()?;
+        let idle = match self.idle.take() {
+            Some(idle) => idle,
+            None => self.maps.read_slot(target)?,
+        };
+        carry_out(&mut self.maps, target, &rebuild(&idle, &SlotTables::default()))?;
+        self.idle = Some(SlotTables::default());
+        Ok(())
+    }
+
+    /// Changes the slot in force, step by step; each destination sees its old grant or its new
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written. The steps that were carried out stay.
+    pub fn edit(&mut self, compiled: Compiled) -> Result<()> {
+        self.change(compiled)?;
+        // Rows that nothing leads to any more are cleared once no packet is on its way to them,
+        // and used again once that is done.
+        let (swept, freed) = sweep(&self.in_force);
+        if freed != FreeRows::default() {
+            self.maps.wait_for_packets()?;
+            self.change(swept)?;
+            self.free.grants.extend(freed.grants);
+            self.free.port_sets.extend(freed.port_sets);
+        }
+        let meaning = &self.in_force.meaning;
+        self.free.grants.retain(|row| meaning.grant(*row).is_none());
+        self.free.port_sets.retain(|row| meaning.port_set(*row).is_none());
+        Ok(())
+    }
+
+    /// Gives counters back that neither slot counts at.
+    ///
+    /// # Errors
+    ///
+    /// A counter can't be set to zero.
+    pub fn retire_counters(&mut self, ledger: &mut CounterLedger) -> Result<()> {
+        let mut referenced = self.in_force.tables.counters();
+        match &self.idle {
+            Some(idle) => referenced.extend(idle.counters()),
+            None => referenced.extend(self.maps.read_slot(self.active.other())?.counters()),
+        }
+        for counter in ledger.retire(&referenced) {
+            for nic in 0..u8::try_from(MAX_NICS)? {
+                self.maps.clear_counter(nic, counter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the counters of all matches to zero, where it isn't known what they counted.
+    ///
+    /// # Errors
+    ///
+    /// A counter can't be set to zero.
+    pub fn forget_counters(&mut self) -> Result<()> {
+        for nic in 0..u8::try_from(MAX_NICS)? {
+            for counter in FIRST_MATCH..COUNTERS_PER_NIC {
+                self.maps.clear_counter(nic, counter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets all counters of a NIC to zero: its index counted for another one.
+    ///
+    /// # Errors
+    ///
+    /// A counter can't be set to zero.
+    pub fn forget_nic(&mut self, nic: u8) -> Result<()> {
+        for counter in 0..COUNTERS_PER_NIC {
+            self.maps.clear_counter(nic, counter)?;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, compiled: Compiled) -> Result<()> {
+        let steps = diff(&self.in_force.tables, &compiled.tables);
+        if let Err(error) = carry_out(&mut self.maps, self.active, &steps) {
+            self.in_force.tables = self.maps.read_slot(self.active)?;
+            return Err(error.context("the tables in force can't be changed"));
+        }
+        self.in_force = compiled;
+        Ok(())
+    }
+}
+
+fn carry_out(maps: &mut SharedMaps, slot: SlotIndex, steps: &[Step]) -> Result<()> {
+    for step in steps {
+        maps.apply(slot, step).with_context(|| {
+            let kind = match step {
+                Step::Settings(_) => "settings",
+                Step::Zone { .. } => "zones",
+                Step::PortClass { .. } => "port classes",
+                Step::Cell { .. } => "grants",
+                Step::PortCell { .. } => "port sets",
+                Step::InsertGrant(..) | Step::RemoveGrant(_) => "destination prefixes",
+                Step::InsertSource(..) | Step::RemoveSource(_) => "source prefixes",
+            };
+            format!("the map of {kind} refuses an entry")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A vendor's page as endpoint sets with line numbers; no policy meaning yet.
+//!
+//! The work goes token by token: everything on the page that looks like a host, an address or a
+//! prefix is found first ([`token`]), the page's structure then claims tokens for endpoint sets
+//! ([`markdown`], [`table`], [`list`]), and what nobody claimed is left out with a reason
+//! ([`prose`]). So no token can get lost between the parts.
+//!
+//! Everything here is pure: the same bytes give the same document.
+
+mod assemble;
+mod decode;
+mod list;
+mod markdown;
+mod ports;
+mod prose;
+mod table;
+mod token;
+
+use std::{collections::BTreeMap, fmt};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+pub use self::{
+    decode::{InvalidDocument, decode},
+    ports::{PortSet, PortSpan},
+};
+
+/// What a page says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// The kind of input it was recognised as.
+    pub format: Format,
+    /// The page's title.
+    pub title: Option<String>,
+    /// The page's own date, as it is written there.
+    pub date: Option<String>,
+    /// The endpoint sets, in the order of the page.
+    pub endpoint_sets: Vec<EndpointSet>,
+    /// Each token that went into a set, in the order of the page.
+    pub imported: Vec<Imported>,
+    /// Each token that did not, in the order of the page.
+    pub left_out: Vec<LeftOut>,
+    /// What a reader has to know about the page, in the order of the page.
+    pub warnings: Vec<Warning>,
+}
+
+/// A kind of input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A documentation page in Markdown.
+    Markdown,
+}
+
+/// Endpoints that the page lists together and that have the same ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSet {
+    /// The vendor's number of the set.
+    pub id: Option<u32>,
+    /// The heading that it stands under.
+    pub section: String,
+    /// What it is for.
+    pub description: String,
+    /// The vendor's category.
+    pub category: Option<Category>,
+    /// Whether the vendor says that it is required.
+    pub required: Stated,
+    /// Whether it is reachable over ExpressRoute.
+    pub express_route: Stated,
+    /// The region, tenant unit or cloud that it is for.
+    pub group: Option<String>,
+    /// Exact names and wildcards, lower case, in the order of the page.
+    pub names: Vec<String>,
+    /// Prefixes without host bits, in the order of the page.
+    pub prefixes: Vec<IpNet>,
+    /// The ports.
+    pub ports: PortSet,
+    /// Where the ports were found.
+    pub ports_from: PortsFrom,
+    /// Whether it can be used as it stands.
+    pub state: SetState,
+    /// The first and the last line it came from.
+    pub lines: (u32, u32),
+    /// Remarks, in the order of the page.
+    pub notes: Vec<Note>,
+}
+
+/// A remark about a set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
+pub enum Note {
+    /// What was found out about it, in words of ours.
+    Finding(String),
+    /// What the page says about it, in the vendor's words.
+    Remark(String),
+}
+
+/// The vendor's category of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Category {
+    /// Latency matters most.
+    Optimize,
+    /// Has to be reachable, without inspection if possible.
+    Allow,
+    /// Ordinary internet traffic.
+    Default,
+}
+
+/// Something that a page says, denies or doesn't mention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stated {
+    /// The page says yes.
+    Yes,
+    /// The page says no.
+    No,
+    /// The page doesn't say.
+    #[default]
+    Unstated,
+}
+
+/// Where the ports of a set were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortsFrom {
+    /// In the row of the set.
+    Row,
+    /// In a sentence of the section.
+    Section,
+    /// In the scheme or the port of the endpoint's own URL.
+    Scheme,
+    /// In the rows and sections that name the same endpoint.
+    SameEndpoint,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// Whether a set can be used as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetState {
+    /// It can.
+    Enabled,
+    /// The page gives no ports for it.
+    WithoutPorts,
+}
+
+/// A token that went into a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The line of the token, from 1.
+    pub line: u32,
+    /// The name or prefix, as the set holds it.
+    pub token: String,
+    /// The index of the set in [`Document::endpoint_sets`].
+    pub set: usize,
+}
+
+/// A token that is in no set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The line of the token, from 1.
+    pub line: u32,
+    /// The token; the host where it is a URL.
+    pub token: String,
+    /// Why it is in no set.
+    pub why: Why,
+}
+
+/// Why a token is in no set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// It stands in an HTML comment.
+    Comment,
+    /// It is the target of a link.
+    Link,
+    /// It points to documentation or a download.
+    Documentation,
+    /// It is the name of a file.
+    FileName,
+    /// It is the name of a product.
+    ProductName,
+    /// It stands in the page's metadata.
+    Metadata,
+    /// It stands in a notice about a move to other names.
+    MigrationNotice,
+    /// It stands in a sentence about inspection or proxies.
+    Inspection,
+    /// A part of it is for the reader to fill in.
+    Placeholder,
+    /// It is no valid name, address or prefix.
+    Broken,
+    /// It is the name of a service tag.
+    ServiceTag,
+    /// The same set already has it.
+    Duplicate,
+    /// It is mentioned, not listed.
+    Mention,
+}
+
+/// Something that a reader has to know about the page.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// The line, from 1.
+    pub line: u32,
+    /// What is the matter.
+    pub text: String,
+}
+
+/// Reads a page.
+///
+/// # Errors
+///
+/// [`InvalidDocument::NoEndpoints`] where nothing on the page is an endpoint.
+pub fn parse(text: &str) -> Result<Document, InvalidDocument> {
+    let document = assemble::document(text);
+    if document.endpoint_sets.is_empty() {
+        return Err(InvalidDocument::NoEndpoints { tokens: document.left_out.len() });
+    }
+    Ok(document)
+}
+
+// === impl Document ===
+
+impl Document {
+    /// How many tokens were left out, by reason.
+    #[must_use]
+    pub fn left_out_by_reason(&self) -> BTreeMap<Why, usize> {
+        let mut counts = BTreeMap::new();
+        for token in &self.left_out {
+            *counts.entry(token.why).or_insert(0) += 1;
+        }
+        counts
+    }
+}
+
+// === impl Format ===
+
+impl Format {
+    /// The text in the command line and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Markdown => "intune-doc",
+        }
+    }
+}
+
+// === impl Category ===
+
+impl Category {
+    /// The text in the command line and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Optimize => "optimize",
+            Self::Allow => "allow",
+            Self::Default => "default",
+        }
+    }
+}
+
+// === impl Stated ===
+
+impl Stated {
+    /// `None` where the page doesn't say.
+    #[must_use]
+    pub fn as_option(self) -> Option<bool> {
+        match self {
+            Self::Yes => Some(true),
+            Self::No => Some(false),
+            Self::Unstated => None,
+        }
+    }
+}
+
+// === impl PortsFrom ===
+
+impl PortsFrom {
+    /// The text in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Row => "row",
+            Self::Section => "section",
+            Self::Scheme => "scheme",
+            Self::SameEndpoint => "same-endpoint",
+            Self::Nowhere => "none",
+        }
+    }
+}
+
+// === impl Why ===
+
+impl Why {
+    /// The stable code.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Comment => "comment",
+            Self::Link => "link",
+            Self::Documentation => "documentation",
+            Self::FileName => "file-name",
+            Self::ProductName => "product-name",
+            Self::Metadata => "metadata",
+            Self::MigrationNotice => "migration-notice",
+            Self::Inspection => "inspection",
+            Self::Placeholder => "placeholder",
+            Self::Broken => "broken",
+            Self::ServiceTag => "service-tag",
+            Self::Duplicate => "duplicate",
+            Self::Mention => "mention",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

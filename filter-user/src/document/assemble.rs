@@ -1,0 +1,688 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From blocks and tokens to endpoint sets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Category, Document, EndpointSet, Format, Imported, LeftOut, Note, PortSet, PortsFrom, SetState,
+    Stated, Warning, Why, list,
+    markdown::{self, Block},
+    ports::{self, Reading},
+    prose::{self, Lead},
+    table,
+    token::{self, Host, HostBits, Kind, Token, Url},
+};
+
+/// What became of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nobody has claimed it.
+    Pending,
+    /// It is in a draft.
+    Member,
+    LeftOut(Why),
+    /// It is only a word with dots in it.
+    Word,
+}
+
+/// Where a draft comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DraftKind {
+    /// A row of a table.
+    Row,
+    /// Items of a list.
+    List,
+    /// A fenced list; where most of it stands elsewhere too, it sums the page up.
+    Consolidated,
+}
+
+/// Endpoints that stand together; their ports may still differ or be unknown.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) kind: DraftKind,
+    pub(super) id: Option<u32>,
+    /// The number of the heading that it stands under.
+    pub(super) section: usize,
+    pub(super) description: String,
+    pub(super) category: Option<Category>,
+    pub(super) required: Stated,
+    pub(super) express_route: Stated,
+    pub(super) group: Option<String>,
+    /// Indices of tokens.
+    pub(super) members: Vec<usize>,
+    pub(super) ports: Option<(PortSet, PortsFrom)>,
+    pub(super) lines: (u32, u32),
+    pub(super) notes: Vec<Note>,
+}
+
+/// The page while it is read.
+pub(super) struct Reader<'a> {
+    text: &'a str,
+    /// The offset of each line's start.
+    line_starts: Vec<usize>,
+    pub(super) tokens: Vec<Token>,
+    fates: Vec<Fate>,
+    drafts: Vec<Draft>,
+    warnings: Vec<Warning>,
+    /// The texts of the headings; the first is what stands before any.
+    sections: Vec<String>,
+    section_ports: Option<PortSet>,
+    /// Remarks on a whole section, and on the sets that hold some names.
+    section_notes: Vec<(usize, Note)>,
+    name_notes: Vec<(BTreeSet<String>, Note)>,
+    tab: Option<String>,
+    pub(super) lead: Lead,
+    pub(super) documentation_section: bool,
+}
+
+/// What endpoints have in common to be in one set.
+type PartKey = (PortSet, PortsFrom);
+
+/// Members of a draft that have the same ports.
+#[derive(Debug)]
+struct Part {
+    draft: Draft,
+    key: PartKey,
+}
+
+/// The members of a draft by their ports, with the lines that the ports were taken from.
+type Parts = BTreeMap<PartKey, (Vec<usize>, BTreeSet<u32>)>;
+
+/// For each endpoint, all ports that rows, sections and schemes give it, and the lines.
+type Known = BTreeMap<String, (PortSet, BTreeMap<u32, PortSet>)>;
+
+/// The most names that one warning lists.
+const LISTED: usize = 8;
+
+/// The least size of a list that can sum a page up.
+const CONSOLIDATED: usize = 10;
+
+/// Reads a page.
+pub(super) fn document(text: &str) -> Document {
+    let page = markdown::read(text);
+    let tokens = token::scan(text);
+    let mut reader = Reader {
+        text,
+        line_starts: std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(offset, _)| offset + 1))
+            .collect(),
+        fates: vec![Fate::Pending; tokens.len()],
+        tokens,
+        drafts: Vec::new(),
+        warnings: Vec::new(),
+        sections: vec![String::new()],
+        section_ports: None,
+        section_notes: Vec::new(),
+        name_notes: Vec::new(),
+        tab: None,
+        lead: Lead::Endpoints,
+        documentation_section: false,
+    };
+    for start in &page.open_comments {
+        let line = reader.line(*start);
+        reader.warn(line, "this comment is never closed; the rest is left out".to_owned());
+    }
+    for (ranges, why) in [
+        (page.metadata.as_slice(), Why::Metadata),
+        (&page.comments, Why::Comment),
+        (&page.links, Why::Link),
+    ] {
+        for range in ranges {
+            for index in reader.pending(range) {
+                reader.settle(index, Fate::LeftOut(why));
+            }
+        }
+    }
+    for block in &page.blocks {
+        reader.block(block);
+    }
+    for line in 0..reader.line_starts.len() {
+        if let Some(range) = reader.line_range(line) {
+            reader.prose(&range);
+        }
+    }
+    let metadata = page.metadata.map(|range| reader.slice(&range)).unwrap_or_default();
+    let (title, date) = (front_matter(metadata, "title"), front_matter(metadata, "ms.date"));
+    let title = title.or_else(|| {
+        page.blocks.iter().find_map(|block| match block {
+            Block::Heading { text, .. } => Some(text.clone()),
+            _ => None,
+        })
+    });
+    reader.finish(title, date)
+}
+
+fn front_matter(metadata: &str, key: &str) -> Option<String> {
+    metadata.lines().find_map(|line| {
+        let value = line.strip_prefix(key)?.trim_start().strip_prefix(':')?;
+        let value = value.trim().trim_matches(['"', '\'']);
+        (!value.is_empty()).then(|| value.to_owned())
+    })
+}
+
+// === impl Reader: what the readers of blocks use ===
+
+impl<'a> Reader<'a> {
+    pub(super) fn slice(&self, range: &Range<usize>) -> &'a str {
+        self.text.get(range.clone()).unwrap_or_default()
+    }
+
+    /// The line of an offset, from 1.
+    pub(super) fn line(&self, offset: usize) -> u32 {
+        let line = self.line_starts.partition_point(|start| *start <= offset);
+        u32::try_from(line).unwrap_or(u32::MAX)
+    }
+
+    /// The lines that a range touches, cut to it, without their ends.
+    pub(super) fn lines_of(&self, range: &Range<usize>) -> Vec<Range<usize>> {
+        let mut start = range.start;
+        self.slice(range)
+            .split_inclusive('\n')
+            .map(|line| {
+                let this = start..start + line.trim_end().len();
+                start += line.len();
+                this
+            })
+            .collect()
+    }
+
+    fn line_range(&self, index: usize) -> Option<Range<usize>> {
+        let start = *self.line_starts.get(index)?;
+        Some(start..self.line_starts.get(index + 1).copied().unwrap_or(self.text.len()))
+    }
+
+    /// The tokens that begin in a range and that nobody has claimed.
+    pub(super) fn pending(&self, range: &Range<usize>) -> Vec<usize> {
+        let first = self.tokens.partition_point(|token| token.range.start < range.start);
+        let last = self.tokens.partition_point(|token| token.range.start < range.end);
+        (first..last).filter(|index| self.fates.get(*index) == Some(&Fate::Pending)).collect()
+    }
+
+    pub(super) fn settle(&mut self, index: usize, fate: Fate) {
+        if let Some(slot) = self.fates.get_mut(index) {
+            *slot = fate;
+        }
+    }
+
+    pub(super) fn draft(&self, kind: DraftKind) -> Draft {
+        Draft {
+            kind,
+            id: None,
+            section: self.sections.len() - 1,
+            description: String::new(),
+            category: None,
+            required: Stated::Unstated,
+            express_route: Stated::Unstated,
+            group: self.tab.clone(),
+            members: Vec::new(),
+            // A row has a cell for its ports; a sentence above the table is not about the rows.
+            ports: match kind {
+                DraftKind::Row => None,
+                DraftKind::List | DraftKind::Consolidated => {
+                    self.section_ports.clone().map(|ports| (ports, PortsFrom::Section))
+                }
+            },
+            lines: (0, 0),
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, draft: Draft) {
+        if !draft.members.is_empty() {
+            self.drafts.push(draft);
+        }
+    }
+
+    pub(super) fn warn(&mut self, line: u32, text: String) {
+        self.warnings.push(Warning { line, text });
+    }
+
+    /// Settles what is still unclaimed in a piece of prose.
+    pub(super) fn prose(&mut self, range: &Range<usize>) {
+        if self.pending(range).is_empty() {
+            return;
+        }
+        let text = self.slice(range);
+        for sentence in prose::sentences(text) {
+            // Targets of links have words in them that nobody reads.
+            let words = prose::plain(text.get(sentence.clone()).unwrap_or_default());
+            for index in self.pending(&(range.start + sentence.start..range.start + sentence.end)) {
+                let Some(token) = self.tokens.get(index) else { continue };
+                let fate = match prose::why(token, &words) {
+                    None => Fate::Word,
+                    Some(Why::Mention) if self.documentation_section => {
+                        Fate::LeftOut(Why::Documentation)
+                    }
+                    Some(why) => Fate::LeftOut(why),
+                };
+                self.settle(index, fate);
+            }
+        }
+    }
+
+    fn block(&mut self, block: &Block) {
+        match block {
+            Block::Heading { text, .. } => {
+                self.sections.push(text.clone());
+                self.section_ports = None;
+                self.tab = None;
+                self.lead = Lead::Endpoints;
+                self.documentation_section = prose::is_documentation_heading(text);
+            }
+            Block::Tab { text } => {
+                self.tab = Some(text.clone());
+                self.lead = Lead::Endpoints;
+            }
+            Block::Rule => {
+                self.tab = None;
+                self.lead = Lead::Endpoints;
+            }
+            Block::Paragraph(range) => self.paragraph(range),
+            Block::Item(range) => {
+                self.remember_inspection(range);
+                list::item(self, range);
+            }
+            Block::Fence(range) => list::fence(self, range),
+            Block::Table { header, rows } => {
+                table::read(self, header, rows);
+                self.lead = Lead::Endpoints;
+            }
+        }
+    }
+
+    fn paragraph(&mut self, range: &Range<usize>) {
+        if list::paragraph(self, range) == list::Claimed::Yes {
+            return;
+        }
+        self.remember_inspection(range);
+        let text = self.slice(range);
+        let mut ports = PortSet::default();
+        for sentence in prose::sentences(text) {
+            let sentence = text.get(sentence).unwrap_or_default();
+            let phrase = ports::read(sentence, Reading::Sentence);
+            if prose::gives_ports(sentence) {
+                ports.extend(&phrase.ports);
+            } else if prose::is_peer_to_peer(sentence) && !phrase.ports.is_empty() {
+                self.note_section(Note::Remark(prose::plain(sentence)));
+            }
+        }
+        // The nearest sentence above a list is the one that is about it.
+        if !ports.is_empty() {
+            self.section_ports = Some(ports);
+        }
+        self.lead = prose::lead(text);
+        self.prose(range);
+    }
+
+    /// Keeps what a text says about inspection and proxies, for the sets that it is about.
+    fn remember_inspection(&mut self, range: &Range<usize>) {
+        let text = self.slice(range);
+        for sentence in prose::sentences(text) {
+            let words = prose::plain(text.get(sentence.clone()).unwrap_or_default());
+            if !prose::is_inspection(&words) || prose::is_reference(&words) {
+                continue;
+            }
+            let note = Note::Remark(prose::without_alert(&words).to_owned());
+            let names: BTreeSet<String> = self
+                .pending(&(range.start + sentence.start..range.start + sentence.end))
+                .into_iter()
+                .filter_map(|index| self.tokens.get(index).map(|token| token.text.clone()))
+                .collect();
+            if names.is_empty() {
+                self.note_section(note);
+            } else {
+                self.name_notes.push((names, note));
+            }
+        }
+    }
+
+    fn note_section(&mut self, note: Note) {
+        self.section_notes.push((self.sections.len() - 1, note));
+    }
+}
+
+// === impl Reader: the end ===
+
+impl Reader<'_> {
+    fn finish(mut self, title: Option<String>, date: Option<String>) -> Document {
+        let known = self.known();
+        let mut parts = Vec::new();
+        for draft in std::mem::take(&mut self.drafts) {
+            self.split(draft, &known, &mut parts);
+        }
+        let mut parts = self.merge(parts);
+        parts.sort_by(|a, b| (a.draft.lines, &a.key).cmp(&(b.draft.lines, &b.key)));
+        let mut sets = Vec::new();
+        let mut imported = Vec::new();
+        for part in &parts {
+            let set = self.set(part, sets.len(), &mut imported);
+            sets.push(set);
+        }
+        self.compare_consolidated(&parts, &sets, &imported);
+        imported.sort_by_key(|(index, _)| *index);
+        let left_out = self
+            .tokens
+            .iter()
+            .zip(&self.fates)
+            .filter_map(|(token, fate)| match fate {
+                Fate::LeftOut(why) if token.kind != Kind::Dotted || *why == Why::Broken => {
+                    Some(LeftOut { line: token.line, token: token.text.clone(), why: *why })
+                }
+                _ => None,
+            })
+            .collect();
+        self.warnings.sort();
+        self.warnings.dedup();
+        Document {
+            format: Format::Markdown,
+            title,
+            date,
+            endpoint_sets: sets,
+            imported: imported.into_iter().map(|(_, imported)| imported).collect(),
+            left_out,
+            warnings: self.warnings,
+        }
+    }
+
+    /// The ports of each endpoint whose own place on the page says them.
+    fn known(&self) -> Known {
+        let mut known = Known::new();
+        for draft in &self.drafts {
+            for token in draft.members.iter().filter_map(|index| self.tokens.get(*index)) {
+                let Some((ports, _)) = own_ports(draft, token) else { continue };
+                let (all, lines) = known.entry(token.text.clone()).or_default();
+                all.extend(&ports);
+                lines.entry(token.line).or_default().extend(&ports);
+            }
+        }
+        known
+    }
+
+    /// Splits a draft by the ports of its members.
+    fn split(&mut self, draft: Draft, known: &Known, parts: &mut Vec<Part>) {
+        let mut split = Parts::new();
+        let mut differing = Vec::new();
+        for index in &draft.members {
+            let Some(token) = self.tokens.get(*index) else { continue };
+            let (key, lines) = match (own_ports(&draft, token), known.get(&token.text)) {
+                (Some(own), _) => (own, BTreeSet::new()),
+                (None, Some((ports, lines))) => {
+                    if lines.values().any(|one| one != ports) {
+                        let lines: Vec<String> = lines
+                            .iter()
+                            .map(|(line, ports)| format!("{ports} at line {line}"))
+                            .collect();
+                        differing.push((
+                            (ports.clone(), PortsFrom::SameEndpoint),
+                            format!("{}: all ports of {}", token.text, lines.join(", ")),
+                        ));
+                    }
+                    ((ports.clone(), PortsFrom::SameEndpoint), lines.keys().copied().collect())
+                }
+                (None, None) => ((PortSet::default(), PortsFrom::Nowhere), BTreeSet::new()),
+            };
+            let (members, from) = split.entry(key).or_default();
+            members.push(*index);
+            from.extend::<BTreeSet<u32>>(lines);
+        }
+        for (key, (members, from)) in split {
+            let mut part = Part { draft: Draft { members, ..draft.clone() }, key };
+            if part.draft.kind != DraftKind::Row {
+                let lines = part.draft.members.iter().filter_map(|index| self.tokens.get(*index));
+                let (mut first, mut last) = (u32::MAX, 0);
+                for line in lines.map(|token| token.line) {
+                    first = first.min(line);
+                    last = last.max(line);
+                }
+                part.draft.lines = (first, last);
+            }
+            if part.key.1 == PortsFrom::SameEndpoint {
+                let from: Vec<String> = from.iter().map(u32::to_string).collect();
+                let word = if from.len() == 1 { "line" } else { "lines" };
+                let from = from.join(", ");
+                let text = format!("ports from the same endpoints at {word} {from}");
+                part.draft.notes.push(Note::Finding(text));
+            }
+            let notes = differing.iter().filter(|(key, _)| *key == part.key);
+            part.draft.notes.extend(notes.map(|(_, note)| Note::Finding(note.clone())));
+            parts.push(part);
+        }
+    }
+
+    /// Joins what is one set: rows with the same ID that agree, lists under one heading.
+    fn merge(&mut self, parts: Vec<Part>) -> Vec<Part> {
+        let mut merged: Vec<Part> = Vec::new();
+        // For each ID and for each heading, tab and ports, the parts so far.
+        let mut rows: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut lists: BTreeMap<(usize, Option<String>, PartKey), usize> = BTreeMap::new();
+        for part in parts {
+            let target = match (part.draft.kind, part.draft.id) {
+                (DraftKind::Row, None) => None,
+                (DraftKind::Row, Some(id)) => {
+                    let others = rows.entry(id).or_default();
+                    let same = others
+                        .iter()
+                        .copied()
+                        .find(|index| merged.get(*index).is_some_and(|other| agree(other, &part)));
+                    if same.is_none() {
+                        if let Some(other) = others.first().and_then(|index| merged.get(*index))
+                            && other.draft.lines != part.draft.lines
+                        {
+                            let (line, first) = (part.draft.lines.0, other.draft.lines.0);
+                            let what = if other.key.0 == part.key.0 {
+                                "another category, group or requirement"
+                            } else {
+                                "other ports"
+                            };
+                            self.warnings.push(Warning {
+                                line,
+                                text: format!(
+                                    "ID {id} stands at line {first} too, with {what}; both are kept apart"
+                                ),
+                            });
+                        }
+                        others.push(merged.len());
+                    }
+                    same
+                }
+                (DraftKind::List | DraftKind::Consolidated, _) => {
+                    let key = (part.draft.section, part.draft.group.clone(), part.key.clone());
+                    let index = *lists.entry(key).or_insert(merged.len());
+                    (index < merged.len()).then_some(index)
+                }
+            };
+            match target.and_then(|index| merged.get_mut(index)) {
+                Some(other) => join(&mut other.draft, part.draft),
+                None => merged.push(part),
+            }
+        }
+        merged
+    }
+
+    /// Makes the set of a part, and settles its tokens.
+    fn set(
+        &mut self,
+        part: &Part,
+        number: usize,
+        imported: &mut Vec<(usize, Imported)>,
+    ) -> EndpointSet {
+        let Part { draft, key: (ports, from) } = part;
+        let mut notes = draft.notes.clone();
+        let mut seen = BTreeSet::new();
+        let mut names = Vec::new();
+        let mut prefixes: Vec<IpNet> = Vec::new();
+        for index in &draft.members {
+            let Some(token) = self.tokens.get(*index) else { continue };
+            if !seen.insert(token.text.clone()) {
+                self.settle(*index, Fate::LeftOut(Why::Duplicate));
+                continue;
+            }
+            match &token.kind {
+                Kind::Net(net) => {
+                    prefixes.push(net.net);
+                    if net.host_bits == HostBits::Dropped {
+                        let written = self.slice(&token.range);
+                        let text =
+                            format!("{written} has host bits set; it is taken as {}", token.text);
+                        self.warnings.push(Warning { line: token.line, text });
+                    }
+                }
+                Kind::Url(Url { host: Host::Net(net), .. }) => prefixes.push(net.net),
+                _ => names.push(token.text.clone()),
+            }
+            let (line, text) = (token.line, token.text.clone());
+            imported.push((*index, Imported { line, token: text, set: number }));
+        }
+        let about_section =
+            self.section_notes.iter().filter(|(section, _)| *section == draft.section);
+        let about_names = self.name_notes.iter().filter(|(about, _)| !about.is_disjoint(&seen));
+        let more = about_section.map(|(_, note)| note).chain(about_names.map(|(_, note)| note));
+        for note in more {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        let section = self.sections.get(draft.section).cloned().unwrap_or_default();
+        let description = match draft.description.as_str() {
+            "" => section.clone(),
+            description => description.to_owned(),
+        };
+        let state = if ports.is_empty() {
+            let names: Vec<&str> = seen.iter().map(String::as_str).collect();
+            self.warnings.push(Warning {
+                line: draft.lines.0,
+                text: format!("no ports are given for {}; written disabled", some_of(&names)),
+            });
+            SetState::WithoutPorts
+        } else {
+            SetState::Enabled
+        };
+        EndpointSet {
+            id: draft.id,
+            section,
+            description,
+            category: draft.category,
+            required: draft.required,
+            express_route: draft.express_route,
+            group: draft.group.clone(),
+            names,
+            prefixes,
+            ports: ports.clone(),
+            ports_from: *from,
+            state,
+            lines: draft.lines,
+            notes,
+        }
+    }
+
+    /// Warns where a list that sums the page up and the rest of the page disagree.
+    fn compare_consolidated(
+        &mut self,
+        parts: &[Part],
+        sets: &[EndpointSet],
+        imported: &[(usize, Imported)],
+    ) {
+        let mut by_section: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
+        let mut elsewhere: BTreeSet<&str> = BTreeSet::new();
+        for (_, token) in imported {
+            let Some(part) = parts.get(token.set) else { continue };
+            if part.draft.kind == DraftKind::Consolidated {
+                by_section.entry(part.draft.section).or_default().insert(&token.token);
+            } else {
+                elsewhere.insert(&token.token);
+            }
+        }
+        let is_net = |text: &str| text.parse::<IpNet>().is_ok();
+        for (section, listed) in by_section {
+            let common = listed.intersection(&elsewhere).count();
+            if listed.len() < CONSOLIDATED || common * 2 < listed.len() {
+                continue;
+            }
+            let line = parts
+                .iter()
+                .zip(sets)
+                .filter(|(part, _)| part.draft.section == section)
+                .map(|(_, set)| set.lines.0)
+                .min()
+                .unwrap_or(1);
+            for (kind, test) in [("names", false), ("prefixes", true)] {
+                let of_kind = |text: &&&str| is_net(text) == test;
+                let only_here: Vec<&str> =
+                    listed.difference(&elsewhere).filter(of_kind).copied().collect();
+                let only_there: Vec<&str> = elsewhere
+                    .difference(&listed)
+                    .filter(of_kind)
+                    .filter(|text| test || !below_a_wildcard(text, &listed))
+                    .copied()
+                    .collect();
+                if !only_here.is_empty() {
+                    self.warnings.push(Warning {
+                        line,
+                        text: format!(
+                            "{kind} in the consolidated list only: {}",
+                            some_of(&only_here)
+                        ),
+                    });
+                }
+                if !only_there.is_empty() && listed.iter().any(|text| is_net(text) == test) {
+                    self.warnings.push(Warning {
+                        line,
+                        text: format!(
+                            "{kind} missing from the consolidated list: {}",
+                            some_of(&only_there)
+                        ),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The ports that an endpoint's own place on the page gives it.
+fn own_ports(draft: &Draft, token: &Token) -> Option<PartKey> {
+    let own = match &token.kind {
+        Kind::Url(Url { ports, .. }) => ports.clone().map(|ports| (ports, PortsFrom::Scheme)),
+        _ => None,
+    };
+    draft.ports.clone().or(own)
+}
+
+fn agree(a: &Part, b: &Part) -> bool {
+    let facts = |part: &Part| {
+        let draft = &part.draft;
+        (draft.category, draft.required, draft.express_route, draft.group.clone())
+    };
+    a.key.0 == b.key.0 && facts(a) == facts(b)
+}
+
+fn join(draft: &mut Draft, other: Draft) {
+    if draft.kind == DraftKind::Row {
+        draft.notes.push(Note::Finding(format!("stands at line {} too", other.lines.0)));
+    }
+    draft.members.extend(other.members);
+    draft.lines = (draft.lines.0.min(other.lines.0), draft.lines.1.max(other.lines.1));
+    for note in other.notes {
+        if !draft.notes.contains(&note) {
+            draft.notes.push(note);
+        }
+    }
+}
+
+fn below_a_wildcard(name: &str, listed: &BTreeSet<&str>) -> bool {
+    let below = name.match_indices('.').filter_map(|(dot, _)| name.get(dot..));
+    below.into_iter().any(|parent| listed.contains(format!("*{parent}").as_str()))
+}
+
+/// "3 endpoints: a, b, c", cut where it gets long.
+fn some_of(names: &[&str]) -> String {
+    let shown = names.get(..LISTED.min(names.len())).unwrap_or_default().join(", ");
+    match names.len() {
+        0..=LISTED => shown,
+        all => format!("{shown} and {} more", all - LISTED),
+    }
+}

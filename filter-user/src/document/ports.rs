@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Port phrases: `**TCP:** 80, 443`, `HTTPS/443`, `tcp ports 80 and 443`, `UDP 3478-3481`.
+
+use std::{collections::BTreeSet, fmt};
+
+/// Ports from `first` to `last`, both in it; `0 < first <= last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortSpan {
+    first: u16,
+    last: u16,
+}
+
+/// The ports that a page gives for endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortSet {
+    /// TCP destination ports.
+    pub tcp: BTreeSet<PortSpan>,
+    /// UDP destination ports.
+    pub udp: BTreeSet<PortSpan>,
+}
+
+/// What was read, and whether the protocol was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Phrase {
+    pub(super) ports: PortSet,
+    pub(super) protocol: Protocol,
+}
+
+/// Whether the text names a protocol for each of its ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// It does, by name or by scheme.
+    #[default]
+    Said,
+    /// It doesn't for some port; TCP was assumed.
+    Assumed,
+}
+
+/// How much of a text is about ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// All of it: any number is a port.
+    Cell,
+    /// Little of it: a number is a port only right behind a word that says so.
+    Sentence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Tcp,
+    Udp,
+    Scheme(u16),
+    Port,
+    Number(PortSpan),
+    /// `,`, `/`, "and", "or": what may stand between two ports.
+    Joint,
+    /// `(` and `/`: what may stand between a port and its protocol.
+    Suffix,
+    Break,
+    Other,
+}
+
+/// "port" in the languages that pages come in; a prefix of the word is enough.
+const PORT_WORDS: [&str; 12] = [
+    "port",
+    "puert",
+    "poort",
+    "portti",
+    "порт",
+    "ポート",
+    "端口",
+    "連接埠",
+    "포트",
+    "منفذ",
+    "पोर्ट",
+    "πόρτ",
+];
+
+const JOINT_WORDS: [&str; 22] = [
+    "and",
+    "or",
+    "och",
+    "eller",
+    "et",
+    "ou",
+    "und",
+    "oder",
+    "y",
+    "o",
+    "e",
+    "en",
+    "of",
+    "i",
+    "lub",
+    "и",
+    "или",
+    "og",
+    "ja",
+    "tai",
+    "および",
+    "和",
+];
+
+impl PortSpan {
+    /// A span; `None` where it is empty or holds port 0.
+    #[must_use]
+    pub fn new(first: u16, last: u16) -> Option<Self> {
+        (first != 0 && first <= last).then_some(Self { first, last })
+    }
+
+    /// The lowest port.
+    #[must_use]
+    pub fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    #[must_use]
+    pub fn last(self) -> u16 {
+        self.last
+    }
+}
+
+impl fmt::Display for PortSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+impl PortSet {
+    /// One TCP port.
+    #[must_use]
+    pub fn tcp(port: u16) -> Self {
+        Self { tcp: PortSpan::new(port, port).into_iter().collect(), udp: BTreeSet::new() }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tcp.is_empty() && self.udp.is_empty()
+    }
+
+    /// Adds the ports of another set.
+    pub fn extend(&mut self, other: &Self) {
+        self.tcp.extend(&other.tcp);
+        self.udp.extend(&other.udp);
+    }
+}
+
+impl fmt::Display for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for (protocol, ports) in [("tcp", &self.tcp), ("udp", &self.udp)] {
+            if !ports.is_empty() {
+                write!(f, "{between}{protocol}")?;
+                for port in ports {
+                    write!(f, " {port}")?;
+                }
+                between = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the ports out of a text.
+pub(super) fn read(text: &str, reading: Reading) -> Phrase {
+    let words = words(text);
+    let mut phrase = Phrase::default();
+    for segment in words.split(|word| *word == Word::Break) {
+        read_segment(segment, reading, &mut phrase);
+    }
+    phrase
+}
+
+/// Whether a text has ports and no word that is about anything else.
+pub(super) fn is_only_ports(text: &str) -> bool {
+    !words(text).contains(&Word::Other) && !read(text, Reading::Cell).ports.is_empty()
+}
+
+fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
+    let mut protocols: Vec<Word> = Vec::new();
+    let mut numbers = Vec::new();
+    let mut schemes = Vec::new();
+    // In a sentence, whether a number here would be a port.
+    let mut chained = reading == Reading::Cell;
+    let mut last_protocol = usize::MAX;
+    for (index, word) in words.iter().enumerate() {
+        match *word {
+            Word::Tcp | Word::Udp => {
+                // "TCP/UDP" and "TCP and UDP" are both; "TCP 80 UDP 53" is one after the other.
+                let beside =
+                    words.get(last_protocol.saturating_add(1)..index).is_some_and(|between| {
+                        between.iter().all(|word| matches!(word, Word::Joint | Word::Suffix))
+                    });
+                if !beside {
+                    protocols.clear();
+                }
+                protocols.push(*word);
+                last_protocol = index;
+                chained = true;
+            }
+            Word::Port => chained = true,
+            Word::Scheme(port) => {
+                schemes.push(port);
+                chained = true;
+            }
+            Word::Number(span) if chained => {
+                let behind = words.get(index + 1..).unwrap_or_default();
+                numbers.push((span, protocols_of(behind, &protocols)));
+            }
+            Word::Number(_) => {}
+            Word::Joint | Word::Suffix => {}
+            Word::Other | Word::Break => {
+                chained = reading == Reading::Cell;
+                if reading == Reading::Sentence {
+                    protocols.clear();
+                }
+            }
+        }
+    }
+    for (span, protocols) in &numbers {
+        if protocols.is_empty() {
+            phrase.ports.tcp.insert(*span);
+            // A port that a scheme stands beside has said its protocol.
+            if schemes.is_empty() {
+                phrase.protocol = Protocol::Assumed;
+            }
+        }
+        for protocol in protocols {
+            match protocol {
+                Word::Udp => phrase.ports.udp.insert(*span),
+                _ => phrase.ports.tcp.insert(*span),
+            };
+        }
+    }
+    if numbers.is_empty() && reading == Reading::Cell {
+        phrase.ports.tcp.extend(schemes.into_iter().filter_map(|port| PortSpan::new(port, port)));
+    }
+}
+
+/// The protocols of a number: those in brackets or behind a slash, those said before, or the
+/// first one that follows.
+fn protocols_of(behind: &[Word], before: &[Word]) -> Vec<Word> {
+    if let [Word::Suffix, rest @ ..] = behind {
+        let attached: Vec<Word> = rest
+            .iter()
+            .take_while(|word| matches!(word, Word::Tcp | Word::Udp | Word::Suffix | Word::Joint))
+            .filter(|word| matches!(word, Word::Tcp | Word::Udp))
+            .copied()
+            .collect();
+        if !attached.is_empty() {
+            return attached;
+        }
+    }
+    if !before.is_empty() {
+        return before.to_vec();
+    }
+    behind.iter().find(|word| matches!(word, Word::Tcp | Word::Udp)).copied().into_iter().collect()
+}
+
+fn words(text: &str) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let length = if character.is_ascii_digit() {
+            let (word, length) = number(rest);
+            words.push(word);
+            length
+        } else if character.is_alphabetic() {
+            let length = rest.find(|letter: char| !letter.is_alphanumeric()).unwrap_or(rest.len());
+            words.extend(word(rest.get(..length).unwrap_or_default()));
+            length
+        } else {
+            let tag = ["<br>", "<br/>", "<br />"].iter().find(|tag| {
+                rest.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag))
+            });
+            if let Some(tag) = tag {
+                words.push(Word::Break);
+                tag.len()
+            } else {
+                match character {
+                    '/' | '(' => words.push(Word::Suffix),
+                    ',' | '、' | '،' | '&' | '+' => words.push(Word::Joint),
+                    '\n' | ';' => words.push(Word::Break),
+                    // Markup and what ends a label say nothing.
+                    _ => {}
+                }
+                character.len_utf8()
+            }
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    words
+}
+
+/// A port or a range of ports at the start of a text.
+fn number(text: &str) -> (Word, usize) {
+    let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let first_end = digits(text);
+    let rest = text.get(first_end..).unwrap_or_default();
+    let parse = |digits: &str| digits.parse::<u16>().ok();
+    let first = text.get(..first_end).and_then(parse);
+    let dash = rest.trim_start().strip_prefix(['-', '–', '—', '~']).map(str::trim_start);
+    if let Some(behind) = dash.filter(|behind| behind.starts_with(|c: char| c.is_ascii_digit())) {
+        let last_end = digits(behind);
+        let length = text.len() - behind.len() + last_end;
+        let last = behind.get(..last_end).and_then(parse);
+        let span = first.zip(last).and_then(|(first, last)| PortSpan::new(first, last));
+        return (span.map_or(Word::Other, Word::Number), length);
+    }
+    // "21H2", "4.5" and "50%" are no ports.
+    let mut behind = rest.chars();
+    let glued = match (behind.next(), behind.next()) {
+        (Some(next), _) if next.is_alphanumeric() && next.is_ascii() => true,
+        (Some('.'), Some(next)) => next.is_ascii_digit(),
+        (Some('%'), _) => true,
+        _ => false,
+    };
+    if glued {
+        let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '%'));
+        return (Word::Other, length.map_or(text.len(), |length| first_end + length));
+    }
+    let span = first.and_then(|port| PortSpan::new(port, port));
+    (span.map_or(Word::Other, Word::Number), first_end)
+}
+
+fn word(text: &str) -> Option<Word> {
+    let lower = text.to_lowercase();
+    Some(match lower.as_str() {
+        "tcp" => Word::Tcp,
+        "udp" => Word::Udp,
+        "http" => Word::Scheme(80),
+        "https" => Word::Scheme(443),
+        joint if JOINT_WORDS.contains(&joint) => Word::Joint,
+        other if PORT_WORDS.iter().any(|port| other.starts_with(port)) => Word::Port,
+        _ => Word::Other,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(reading: Reading, text: &str, expected: &str) {
+        assert_eq!(read(text, reading).ports.to_string(), expected, "{text}");
+    }
+
+    #[test]
+    fn cells() {
+        for (text, expected) in [
+            ("**TCP:** 80, 443", "tcp 80 443"),
+            ("**UDP:** 123", "udp 123"),
+            ("**TCP:** 443, 80<BR>**UDP:** 3478-3481", "tcp 80 443, udp 3478-3481"),
+            ("TCP : 80, 443 UDP : 3478", "tcp 80 443, udp 3478"),
+            ("HTTP/HTTPS", "tcp 80 443"),
+            ("HTTPS/443", "tcp 443"),
+            ("80 or 443", "tcp 80 443"),
+            ("443 (TCP), 3478 (UDP)", "tcp 443, udp 3478"),
+            ("443/tcp, 53/udp", "tcp 443, udp 53"),
+            ("TCP/UDP 3478", "tcp 3478, udp 3478"),
+            ("TCP and UDP: 53", "tcp 53, udp 53"),
+            ("TCP 5223 and 443", "tcp 443 5223"),
+            ("443 TCP", "tcp 443"),
+            ("UDP 50000–50059", "udp 50000-50059"),
+            ("", ""),
+            ("0, 70000", ""),
+            ("443-80", ""),
+        ] {
+            check(Reading::Cell, text, expected);
+        }
+        assert_eq!(read("443, 80", Reading::Cell).protocol, Protocol::Assumed);
+        assert_eq!(read("TCP 443", Reading::Cell).protocol, Protocol::Said);
+    }
+
+    #[test]
+    fn sentences() {
+        for (text, expected) in [
+            ("allow the following hostnames on tcp port 443 through", "tcp 443"),
+            (
+                "access to these endpoints on tcp ports 80 and 443 through your firewall",
+                "tcp 80 443",
+            ),
+            ("no firewall rules blocking outbound HTTPS/443 traffic", "tcp 443"),
+            ("it uses HTTP or HTTPS over port 80/443.", "tcp 80 443"),
+            ("Windows 10, version 21H2 and Windows 11 use HTTPS", ""),
+            ("with a value of North America 0501 or similar", ""),
+            ("uses TCP 5223 and 443", "tcp 443 5223"),
+            ("sur le port TCP 443", "tcp 443"),
+            ("tcp-port 443", "tcp 443"),
+        ] {
+            check(Reading::Sentence, text, expected);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel's side of things: loading and attaching programs, pinning, writing tables, reading
+//! counters and events, and what netlink says of the host.
+//!
+//! It is the only module that knows aya and netlink.
+
+pub mod attach;
+pub mod events;
+pub mod maps;
+pub mod netlink;
+pub mod object;
+pub mod pins;
+pub mod question;
+
+pub use self::{
+    attach::{AttachedMode, Attachment},
+    events::Events,
+    maps::SharedMaps,
+    object::{Instance, Role},
+    pins::PinDirectory,
+};

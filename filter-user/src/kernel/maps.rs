@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The maps that programs and the daemon share: writing slots, reading counters.
+
+use std::{fmt, net::IpAddr};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, ArrayOfMaps, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+};
+use filter_common::wire::{
+    Active, COUNTERS_PER_NIC, Counter, EventWindow, Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS,
+    PORT_CLASS_WORDS, Permit, SlotSettings, VLANS,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{object::load_object, pins::PinDirectory};
+use crate::compile::{SlotTables, Step};
+
+/// The maps that are pinned and shared by all instances of the program.
+pub(super) const SHARED: [&str; 17] = [
+    "ACTIVE",
+    "SETTINGS",
+    "ZONES",
+    "CELLS",
+    "PORT_CLASSES",
+    "PORT_CELLS",
+    "GRANTS4_0",
+    "GRANTS4_1",
+    "GRANTS6_0",
+    "GRANTS6_1",
+    "SOURCES4_0",
+    "SOURCES4_1",
+    "SOURCES6_0",
+    "SOURCES6_1",
+    "COUNTERS",
+    "EVENTS",
+    "EVENT_WINDOW",
+];
+
+/// Handles to the shared maps.
+pub struct SharedMaps {
+    active: Array<MapData, u64>,
+    settings: Array<MapData, SlotSettings>,
+    zones: Array<MapData, u32>,
+    cells: Array<MapData, u32>,
+    port_classes: Array<MapData, u64>,
+    port_cells: Array<MapData, u32>,
+    tries: [Tries; 2],
+    counters: PerCpuArray<MapData, Counter>,
+    windows: PerCpuArray<MapData, EventWindow>,
+    grace: ArrayOfMaps<MapData, Array<MapData, u32>>,
+}
+
+/// Where maps come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// They were created just now, and are empty.
+    Created,
+    /// They were pinned, and hold what an earlier daemon wrote.
+    Pinned,
+}
+
+/// One of the two slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotIndex {
+    /// Slot 0.
+    First,
+    /// Slot 1.
+    Second,
+}
+
+/// Samples that were not sent, and that were lost, over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventLoss {
+    /// Drops left out by sampling.
+    pub skipped: u64,
+    /// Samples that found the ring buffer full.
+    pub lost: u64,
+}
+
+struct Tries {
+    grants4: LpmTrie<MapData, [u8; 4], u32>,
+    grants6: LpmTrie<MapData, [u8; 16], u32>,
+    sources4: LpmTrie<MapData, [u8; 8], u32>,
+    sources6: LpmTrie<MapData, [u8; 20], u32>,
+}
+
+// === impl SlotIndex ===
+
+impl SlotIndex {
+    /// The slot that an active word names.
+    #[must_use]
+    pub fn of(active: Active) -> Self {
+        if active.slot() == 0 { Self::First } else { Self::Second }
+    }
+
+    /// The other slot.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    /// 0 or 1.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::First => 0,
+            Self::Second => 1,
+        }
+    }
+}
+
+// === impl SharedMaps ===
+
+impl fmt::Debug for SharedMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedMaps").finish_non_exhaustive()
+    }
+}
+
+impl SharedMaps {
+    /// Creates and pins the maps, or opens those that are pinned.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a map.
+    pub fn open(pins: &PinDirectory) -> Result<(Self, RingBuf<MapData>, Provenance)> {
+        let provenance = if SHARED.iter().any(|name| pins.map(name).exists()) {
+            Provenance::Pinned
+        } else {
+            Provenance::Created
+        };
+        let mut ebpf = load_object(&mut EbpfLoader::new(), pins)?;
+        let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
+        let maps = Self {
+            active: take(&mut ebpf, "ACTIVE")?,
+            settings: take(&mut ebpf, "SETTINGS")?,
+            zones: take(&mut ebpf, "ZONES")?,
+            cells: take(&mut ebpf, "CELLS")?,
+            port_classes: take(&mut ebpf, "PORT_CLASSES")?,
+            port_cells: take(&mut ebpf, "PORT_CELLS")?,
+            tries: [
+                Tries {
+                    grants4: take(&mut ebpf, "GRANTS4_0")?,
+                    grants6: take(&mut ebpf, "GRANTS6_0")?,
+                    sources4: take(&mut ebpf, "SOURCES4_0")?,
+                    sources6: take(&mut ebpf, "SOURCES6_0")?,
+                },
+                Tries {
+                    grants4: take(&mut ebpf, "GRANTS4_1")?,
+                    grants6: take(&mut ebpf, "GRANTS6_1")?,
+                    sources4: take(&mut ebpf, "SOURCES4_1")?,
+                    sources6: take(&mut ebpf, "SOURCES6_1")?,
+                },
+            ],
+            counters: take(&mut ebpf, "COUNTERS")?,
+            windows: take(&mut ebpf, "EVENT_WINDOW")?,
+            grace: take(&mut ebpf, "GRACE")?,
+        };
+        Ok((maps, events, provenance))
+    }
+
+    /// The word that says which slot is in force.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn active(&self) -> Result<Active> {
+        Ok(Active(self.active.get(&0, 0)?))
+    }
+
+    /// Puts a slot in force, by one store.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn activate(&mut self, slot: SlotIndex, generation: u64) -> Result<()> {
+        Ok(self.active.set(0, Active::new(slot.number(), generation).0, 0)?)
+    }
+
+    /// Waits until every packet that began before has its verdict.
+    ///
+    /// Replacing an entry of an array of maps does that: the kernel calls `synchronize_rcu`
+    /// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn wait_for_packets(&mut self) -> Result<()> {
+        let inner = Array::<MapData, u32>::create(1, 0)?;
+        Ok(self.grace.set(0, &inner, 0)?)
+    }
+
+    /// Carries out one step in a slot.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written, or is full.
+    pub fn apply(&mut self, slot: SlotIndex, step: &Step) -> Result<()> {
+        let number = slot.number();
+        let [first, second] = &mut self.tries;
+        let tries = match slot {
+            SlotIndex::First => first,
+            SlotIndex::Second => second,
+        };
+        match step {
+            Step::Settings(settings) => self.settings.set(number, settings, 0)?,
+            Step::Zone { index, value } => {
+                self.zones.set(number * MAX_NICS * VLANS + index, value, 0)?;
+            }
+            Step::PortClass { word, value } => {
+                self.port_classes.set(number * PORT_CLASS_WORDS + word, value, 0)?;
+            }
+            Step::Cell { index, value } => self.cells.set(number * MAX_CELLS + index, value, 0)?,
+            Step::PortCell { index, value } => {
+                self.port_cells.set(number * MAX_PORT_CELLS + index, value.0, 0)?;
+            }
+            Step::InsertGrant(IpNet::V4(prefix), grant) => {
+                tries.grants4.insert(&key4(prefix), grant.0, 0)?;
+            }
+            Step::InsertGrant(IpNet::V6(prefix), grant) => {
+                tries.grants6.insert(&key6(prefix), grant.0, 0)?;
+            }
+            Step::RemoveGrant(IpNet::V4(prefix)) => removed(tries.grants4.remove(&key4(prefix)))?,
+            Step::RemoveGrant(IpNet::V6(prefix)) => removed(tries.grants6.remove(&key6(prefix)))?,
+            Step::InsertSource((zone, IpNet::V4(prefix)), class) => {
+                tries.sources4.insert(&source_key4(*zone, prefix), class, 0)?;
+            }
+            Step::InsertSource((zone, IpNet::V6(prefix)), class) => {
+                tries.sources6.insert(&source_key6(*zone, prefix), class, 0)?;
+            }
+            Step::RemoveSource((zone, IpNet::V4(prefix))) => {
+                removed(tries.sources4.remove(&source_key4(*zone, prefix)))?;
+            }
+            Step::RemoveSource((zone, IpNet::V6(prefix))) => {
+                removed(tries.sources6.remove(&source_key6(*zone, prefix)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads back all that a slot holds.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be read.
+    pub fn read_slot(&self, slot: SlotIndex) -> Result<SlotTables> {
+        let number = slot.number();
+        let [first, second] = &self.tries;
+        let tries = match slot {
+            SlotIndex::First => first,
+            SlotIndex::Second => second,
+        };
+        let mut tables =
+            SlotTables { settings: self.settings.get(&number, 0)?, ..SlotTables::default() };
+        for (index, value) in slot_entries(&self.zones, number, MAX_NICS * VLANS)? {
+            tables.zones.insert(index, value);
+        }
+        for (index, value) in slot_entries(&self.cells, number, MAX_CELLS)? {
+            tables.cells.insert(index, value);
+        }
+        for (index, value) in slot_entries(&self.port_classes, number, PORT_CLASS_WORDS)? {
+            tables.port_classes.insert(index, value);
+        }
+        for (index, value) in slot_entries(&self.port_cells, number, MAX_PORT_CELLS)? {
+            tables.port_cells.insert(index, Permit(value));
+        }
+        for entry in tries.grants4.iter() {
+            let (key, value) = entry?;
+            tables.grants.insert(prefix(IpAddr::from(key.data()), key.prefix_len())?, Grant(value));
+        }
+        for entry in tries.grants6.iter() {
+            let (key, value) = entry?;
+            tables.grants.insert(prefix(IpAddr::from(key.data()), key.prefix_len())?, Grant(value));
+        }
+        for entry in tries.sources4.iter() {
+            let (key, value) = entry?;
+            let (zone, address) = split_source::<4, 8>(key.data())?;
+            let source = prefix(IpAddr::from(address), key.prefix_len() - 32)?;
+            tables.sources.insert((zone, source), value);
+        }
+        for entry in tries.sources6.iter() {
+            let (key, value) = entry?;
+            let (zone, address) = split_source::<16, 20>(key.data())?;
+            let source = prefix(IpAddr::from(address), key.prefix_len() - 32)?;
+            tables.sources.insert((zone, source), value);
+        }
+        Ok(tables)
+    }
+
+    /// A counter of a NIC, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn counter(&self, nic: u8, counter: u32) -> Result<Counter> {
+        let values = self.counters.get(&(u32::from(nic) * COUNTERS_PER_NIC + counter), 0)?;
+        Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+            packets: sum.packets.wrapping_add(value.packets),
+            bytes: sum.bytes.wrapping_add(value.bytes),
+        }))
+    }
+
+    /// Sets a counter of a NIC to zero. No permit may refer to it.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn clear_counter(&mut self, nic: u8, counter: u32) -> Result<()> {
+        let index = u32::from(nic) * COUNTERS_PER_NIC + counter;
+        let cpus = self.counters.get(&index, 0)?.len();
+        let zeros = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus])
+            .context("the number of CPUs changed")?;
+        Ok(self.counters.set(index, zeros, 0)?)
+    }
+
+    /// What sampling left out and what was lost.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn event_loss(&self) -> Result<EventLoss> {
+        let windows = self.windows.get(&0, 0)?;
+        Ok(windows.iter().fold(EventLoss::default(), |sum, window| EventLoss {
+            skipped: sum.skipped.wrapping_add(window.skipped),
+            lost: sum.lost.wrapping_add(window.lost),
+        }))
+    }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+    M::try_from(map).with_context(|| format!("the pinned map {name} is of another kind"))
+}
+
+/// An entry that is already gone is as good as removed: a step may be repeated after a crash.
+fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+/// The entries of a slot's part of an array that are not zero.
+fn slot_entries<V: Pod + Default + PartialEq>(
+    array: &Array<MapData, V>,
+    slot: u32,
+    capacity: u32,
+) -> Result<Vec<(u32, V)>> {
+    let mut entries = Vec::new();
+    for index in 0..capacity {
+        let value = array.get(&(slot * capacity + index), 0)?;
+        if value != V::default() {
+            entries.push((index, value));
+        }
+    }
+    Ok(entries)
+}
+
+fn prefix(address: IpAddr, length: u32) -> Result<IpNet> {
+    let length = u8::try_from(length).context("a prefix in the kernel is too long")?;
+    IpNet::new(address, length).context("a prefix in the kernel is too long")
+}
+
+fn key4(prefix: &Ipv4Net) -> Key<[u8; 4]> {
+    Key::new(u32::from(prefix.prefix_len()), prefix.network().octets())
+}
+
+fn key6(prefix: &Ipv6Net) -> Key<[u8; 16]> {
+    Key::new(u32::from(prefix.prefix_len()), prefix.network().octets())
+}
+
+fn source_key4(zone: u32, prefix: &Ipv4Net) -> Key<[u8; 8]> {
+    let data = join_source(zone, prefix.network().octets());
+    Key::new(32 + u32::from(prefix.prefix_len()), data)
+}
+
+fn source_key6(zone: u32, prefix: &Ipv6Net) -> Key<[u8; 20]> {
+    let data = join_source(zone, prefix.network().octets());
+    Key::new(32 + u32::from(prefix.prefix_len()), data)
+}
+
+/// The zone in network byte order, so that the trie compares it first, then the address.
+fn join_source<const A: usize, const N: usize>(zone: u32, address: [u8; A]) -> [u8; N] {
+    let mut data = [0; N];
+    for (to, from) in data.iter_mut().zip(zone.to_be_bytes().into_iter().chain(address)) {
+        *to = from;
+    }
+    data
+}
+
+fn split_source<const A: usize, const N: usize>(data: [u8; N]) -> Result<(u32, [u8; A])> {
+    let (zone, address) =
+        data.split_first_chunk::<4>().context("a source in the kernel is too short")?;
+    let address = address.try_into().context("a source in the kernel is of another length")?;
+    Ok((u32::from_be_bytes(*zone), address))
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The directory of pins in the host's bpffs: what is in it outlives the daemon.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use filter_common::wire::LAYOUT_VERSION;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::policy::NicName;
+
+/// Where pins are unless the command line says otherwise.
+pub const DEFAULT_PIN_DIRECTORY: &str = "/sys/fs/bpf/sluice";
+
+/// `<directory>/v<layout>`: maps, and a link and a program for each NIC.
+#[derive(Debug)]
+pub struct PinDirectory {
+    root: PathBuf,
+    layout: PathBuf,
+    lock: Option<File>,
+}
+
+/// The pins of one NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicPins {
+    /// The NIC's index in maps and counters.
+    pub index: u8,
+    /// Its name.
+    pub name: NicName,
+}
+
+// === impl NicPins ===
+
+impl NicPins {
+    /// The name of a pin. A bpffs takes no dots (`bpf_lookup` in kernel/bpf/inode.c), which VLAN
+    /// interfaces have in their names.
+    fn file(&self, kind: &str) -> String {
+        let name = self.name.as_str().replace('%', "%25").replace('.', "%2e");
+        format!("{kind}-{}-{name}", self.index)
+    }
+
+    fn from_file(kind: &str, file: &str) -> Option<Self> {
+        let (index, name) = file.strip_prefix(kind)?.strip_prefix('-')?.split_once('-')?;
+        let name = name.replace("%2e", ".").replace("%25", "%");
+        Some(Self { index: index.parse().ok()?, name: NicName::try_from(name.as_str()).ok()? })
+    }
+}
+
+// === impl PinDirectory ===
+
+impl PinDirectory {
+    /// Makes the directory where it is missing, and locks it for this process.
+    ///
+    /// # Errors
+    ///
+    /// It is not in a bpffs that the host keeps, another daemon has it, or it holds pins of
+    /// another layout.
+    pub fn create(root: &Path) -> Result<Self> {
+        let layout = root.join(format!("v{LAYOUT_VERSION}"));
+        let parent = root.parent().context("the pin directory can't be the root directory")?;
+        check_bpffs(parent)?;
+        let mut pins = Self { root: root.to_owned(), layout, lock: None };
+        if root.exists() {
+            pins.check_other_layouts()?;
+        }
+        let maps = pins.layout.join("maps");
+        fs::create_dir_all(&maps)
+            .with_context(|| format!("the pin directory {} can't be made", maps.display()))?;
+        pins.acquire()?;
+        Ok(pins)
+    }
+
+    /// Opens an existing directory and locks it; `None` where there surely is none.
+    ///
+    /// # Errors
+    ///
+    /// Another daemon has it, it holds pins of another layout, or it can't be seen from here.
+    pub fn open(root: &Path) -> Result<Option<Self>> {
+        let layout = root.join(format!("v{LAYOUT_VERSION}"));
+        let mut pins = Self { root: root.to_owned(), layout, lock: None };
+        match fs::metadata(&pins.layout) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // In another bpffs than the host's, absence says nothing.
+                check_bpffs(
+                    root.parent().context("the pin directory can't be the root directory")?,
+                )?;
+                if root.exists() {
+                    pins.check_other_layouts()?;
+                }
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("{} can't be looked into; try again as root", root.display())
+                });
+            }
+        }
+        pins.acquire()?;
+        Ok(Some(pins))
+    }
+
+    /// Whether programs are pinned below `root`, as far as can be seen.
+    #[must_use]
+    pub fn is_in_use(root: &Path) -> bool {
+        let layout = root.join(format!("v{LAYOUT_VERSION}"));
+        Self { root: root.to_owned(), layout, lock: None }.nics().is_ok_and(|nics| !nics.is_empty())
+    }
+
+    /// Where a map is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.layout.join("maps").join(name)
+    }
+
+    /// Where a NIC's link is pinned.
+    #[must_use]
+    pub fn link(&self, nic: &NicPins) -> PathBuf {
+        self.layout.join(nic.file("link"))
+    }
+
+    /// Where a NIC's program is pinned.
+    #[must_use]
+    pub fn program(&self, nic: &NicPins) -> PathBuf {
+        self.layout.join(nic.file("program"))
+    }
+
+    /// Where a NIC's next program is pinned before it takes the place of the old one.
+    #[must_use]
+    pub fn next_program(&self, nic: &NicPins) -> PathBuf {
+        self.layout.join(nic.file("next"))
+    }
+
+    /// The NICs that have a pinned link.
+    ///
+    /// # Errors
+    ///
+    /// The directory can't be read.
+    pub fn nics(&self) -> Result<Vec<NicPins>> {
+        let entries = fs::read_dir(&self.layout)
+            .with_context(|| format!("{} can't be read", self.layout.display()))?;
+        let mut nics = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            nics.extend(name.to_str().and_then(|name| NicPins::from_file("link", name)));
+        }
+        nics.sort_by_key(|nic| nic.index);
+        Ok(nics)
+    }
+
+    /// Removes the pins of one NIC; without its link, the program comes off the NIC.
+    ///
+    /// # Errors
+    ///
+    /// A pin can't be removed.
+    pub fn remove_nic(&self, nic: &NicPins) -> Result<()> {
+        for path in [self.link(nic), self.program(nic), self.next_program(nic)] {
+            remove_if_there(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes every pin, links first, and the directory.
+    ///
+    /// # Errors
+    ///
+    /// A pin can't be removed.
+    pub fn remove_all(self) -> Result<()> {
+        for nic in self.nics()? {
+            self.remove_nic(&nic)?;
+        }
+        let below = |directory: &Path| -> Result<()> {
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                if !entry.file_type()?.is_dir() {
+                    remove_if_there(&entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        let maps = self.layout.join("maps");
+        for directory in [&maps, &self.layout] {
+            below(directory)?;
+            fs::remove_dir(directory)
+                .with_context(|| format!("{} can't be removed", directory.display()))?;
+        }
+        // Another layout's pins may stand beside ours; then the directory stays.
+        match fs::remove_dir(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                Err(error).with_context(|| format!("{} can't be removed", self.root.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn acquire(&mut self) -> Result<()> {
+        let directory = File::open(&self.layout)
+            .with_context(|| format!("{} can't be opened", self.layout.display()))?;
+        match directory.try_lock() {
+            Ok(()) => {
+                self.lock = Some(directory);
+                Ok(())
+            }
+            Err(TryLockError::WouldBlock) => bail!(
+                "another sluice is running with the pins in {}; stop it first, or give this one \
+                 its own directory with --pin-dir",
+                self.root.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("{} can't be locked", self.layout.display()))
+            }
+        }
+    }
+
+    fn check_other_layouts(&self) -> Result<()> {
+        let entries = fs::read_dir(&self.root)
+            .with_context(|| format!("{} can't be read", self.root.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path != self.layout && path.is_dir() {
+                bail!(
+                    "{} holds pins of another version of Sluice ({}); take them off with that \
+                     version's `sluice detach`, then start this one",
+                    self.root.display(),
+                    path.file_name().unwrap_or_default().to_string_lossy()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} can't be removed", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Refuses a directory whose pins would vanish: one that is not in a bpffs, or in one that only a
+/// private mount namespace holds (`ip netns exec`, a service with its own mounts).
+fn check_bpffs(directory: &Path) -> Result<()> {
+    let mend = "mount it in the host's mount namespace (`mount -t bpf bpf /sys/fs/bpf`), and enter \
+                network namespaces with `nsenter --net`, not `ip netns exec`";
+    let stat = statfs(directory).with_context(|| {
+        format!(
+            "{} can't be looked into, so nothing can be pinned in it; make the directory, or {mend}",
+            directory.display()
+        )
+    })?;
+    if stat.filesystem_type() != BPF_FS_MAGIC {
+        bail!("{} is not in a bpffs, so nothing can be pinned in it; {mend}", directory.display());
+    }
+    let device = fs::metadata(directory)?.dev();
+    let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let mounts = fs::read_to_string("/proc/1/mountinfo")
+        .context("/proc/1/mountinfo can't be read, so it can't be told whether pins would stay")?;
+    // Fields of proc_pid_mountinfo(5): id, parent, major:minor.
+    let kept = mounts.lines().any(|line| line.split(' ').nth(2) == Some(device.as_str()));
+    if !kept {
+        bail!(
+            "the bpffs at {} is private to this process's mount namespace: every pin, and with it \
+             the enforcement, would vanish with the process; {mend}",
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pins_read_back() {
+        for name in ["eth1", "eth0.100", "a%b", "a%2eb", "br-lan", "wan-1.2"] {
+            let nic = NicPins { index: 11, name: NicName::try_from(name).unwrap() };
+            let file = nic.file("link");
+            assert!(!file.contains('.'), "{file}");
+            assert_eq!(NicPins::from_file("link", &file), Some(nic));
+        }
+        assert_eq!(NicPins::from_file("link", "program-1-eth1"), None);
+        assert_eq!(NicPins::from_file("link", "link-300-eth1"), None);
+    }
+}

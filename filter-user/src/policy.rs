@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The typed policy: what `gateway.toml` and `policy.d/*.toml` mean.
+//!
+//! Everything here is pure. Text is parsed once, by [`load`]; past this module no name, prefix,
+//! port or choice is a bare string. Only grants exist: what no rule allows is denied.
+
+pub mod import;
+pub mod load;
+pub mod name;
+pub mod origin;
+pub mod ports;
+pub mod render;
+pub mod special;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+pub use self::{
+    name::{Fqdn, NamePattern, WildcardPattern},
+    origin::Origin,
+    ports::{IpProtocol, PortRange, PortRanges},
+};
+
+/// A whole configuration directory, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// `[gateway]`.
+    pub gateway: Gateway,
+    /// `[dns]`.
+    pub dns: Dns,
+    /// `[management]`: what no policy can shut out.
+    pub management: Management,
+    /// `[[source]]`, in the order of files and lines; names are unique.
+    pub sources: Vec<SourceGroup>,
+    /// `[[rule]]`, in the order of files and lines; names are unique.
+    pub rules: Vec<Rule>,
+    /// `[[inbound]]`, in the order of files and lines; names are unique among themselves.
+    pub inbound: Vec<Inbound>,
+}
+
+/// `[gateway]`: the NICs and what is done with packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// NICs behind which the clients are; never empty.
+    pub inside: Vec<NicName>,
+    /// NICs towards the internet; may be empty.
+    pub outside: Vec<NicName>,
+    /// NICs that are neither, and known to be.
+    pub ignore: Vec<NicName>,
+    /// How the program is attached.
+    pub xdp_mode: XdpMode,
+    /// Whether verdicts are carried out.
+    pub mode: Mode,
+    /// What a denied client gets.
+    pub deny: DenyAction,
+    /// Where `[gateway]` stands.
+    pub origin: Origin,
+}
+
+/// The name of a network interface: 1 to 15 bytes, no blank, no slash (`dev_valid_name` in the
+/// kernel's net/core/dev.c).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NicName(String);
+
+/// `xdp_mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native, and generic with a message where the driver can't.
+    #[default]
+    Auto,
+    /// Native or an error.
+    Native,
+    /// Generic: every driver can, more slowly.
+    Generic,
+}
+
+/// `mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Verdicts are carried out.
+    #[default]
+    Enforce,
+    /// Everything passes; what enforcing would have done is counted.
+    Audit,
+}
+
+/// `deny`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DenyAction {
+    /// Denied packets vanish.
+    #[default]
+    Drop,
+    /// Denied clients are told at once.
+    Reject,
+}
+
+/// `[dns]`: how names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Resolvers for look-ups, in order of preference.
+    pub upstream: Vec<IpAddr>,
+    /// Addresses of the forwarder for clients; empty: no forwarder.
+    pub listen: Vec<IpAddr>,
+    /// The least time that an answer holds, whatever its TTL.
+    pub min_ttl: Duration,
+    /// The time by which an address outlives its TTL.
+    pub grace: Duration,
+    /// The bound on addresses of one name, 1 to 4096.
+    pub max_addresses_per_name: u16,
+    /// Where `[dns]` stands, if it does.
+    pub origin: Option<Origin>,
+}
+
+/// `[management]`: packets to the gateway's own addresses that always pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Management {
+    /// Inside NICs from which they pass; empty: from each inside NIC.
+    pub nics: Vec<NicName>,
+    /// Sources from which they pass; empty: no guard.
+    pub from: Vec<IpNet>,
+    /// The guarded TCP ports.
+    pub tcp: PortRanges,
+    /// The guarded UDP ports.
+    pub udp: PortRanges,
+    /// Where `[management]` stands, if it does.
+    pub origin: Option<Origin>,
+}
+
+/// The name of a rule, a service or a source group: 1 to 63 letters, digits, `-`, `_` and `.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(String);
+
+/// `[[source]]`: a group of clients. Fields are ANDed, the entries of a list ORed; at least one
+/// field is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceGroup {
+    /// Its unique name.
+    pub name: Label,
+    /// Prefixes the client's address is in; empty: any.
+    pub cidr: Vec<IpNet>,
+    /// The inside NICs its packets enter; empty: any.
+    pub interface: Vec<NicName>,
+    /// The (outermost) VLAN ids its packets carry, 1 to 4094; empty: any, also none.
+    pub vlan: BTreeSet<u16>,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// `[[rule]]`: who may reach what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its unique name.
+    pub name: Label,
+    /// The clients it holds for.
+    pub from: Clients,
+    /// The destinations, never empty, each with the line it stands on.
+    pub to: Vec<(Destination, Origin)>,
+    /// What is allowed there.
+    pub ports: Ports,
+    /// Whether it takes part.
+    pub state: RuleState,
+    /// `note`.
+    pub note: Option<String>,
+    /// Whether special-purpose addresses may be learned for its names (`private = true`).
+    pub private: SpecialPurpose,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// Whether a rule takes part (`enabled`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RuleState {
+    /// It does.
+    #[default]
+    Enabled,
+    /// It is kept in the file, and grants nothing.
+    Disabled,
+}
+
+/// Whether private, loopback, link-local and other special-purpose addresses are learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpecialPurpose {
+    /// Never (the safe default: no rebinding).
+    #[default]
+    Refused,
+    /// This rule's names may have them.
+    Allowed,
+}
+
+/// `from` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Every plausible client, also one that is in no group.
+    Any,
+    /// The members of these groups; never empty, and each is defined.
+    Groups(BTreeSet<Label>),
+}
+
+/// A member of `to`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Destination {
+    /// Whatever addresses the name has.
+    Name(NamePattern),
+    /// An address or a prefix, without host bits.
+    Prefix(IpNet),
+    /// The gateway's own addresses (`self`).
+    SelfAddresses,
+}
+
+/// What a rule allows at its destinations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ports {
+    /// TCP destination ports.
+    pub tcp: PortRanges,
+    /// UDP destination ports.
+    pub udp: PortRanges,
+    /// Whether ICMP and ICMPv6 echo requests pass.
+    pub echo: Echo,
+    /// Other IP protocols.
+    pub protocols: BTreeSet<IpProtocol>,
+}
+
+/// `icmp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Echo {
+    /// No echo requests.
+    #[default]
+    Denied,
+    /// Echo requests pass.
+    Allowed,
+}
+
+/// `[[inbound]]`: a service that the gateway or a host behind it offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Its unique name.
+    pub name: Label,
+    /// Who may use it; never empty.
+    pub from: Vec<IpNet>,
+    /// Its addresses as seen from outside; never empty.
+    pub to: Vec<Destination>,
+    /// The host behind a destination NAT.
+    pub host: Option<IpAddr>,
+    /// What is offered.
+    pub ports: Ports,
+    /// `note`.
+    pub note: Option<String>,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// The rules that take part, in order.
+    pub fn enabled_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| rule.state == RuleState::Enabled)
+    }
+
+    /// The exact names that the daemon has to look up, each with whether any rule that names it
+    /// lets it have special-purpose addresses.
+    #[must_use]
+    pub fn exact_names(&self) -> BTreeMap<Fqdn, SpecialPurpose> {
+        let mut names = BTreeMap::new();
+        for rule in self.enabled_rules() {
+            for (destination, _) in &rule.to {
+                if let Destination::Name(NamePattern::Exact(name)) = destination {
+                    let entry = names.entry(name.clone()).or_insert(SpecialPurpose::Refused);
+                    if rule.private == SpecialPurpose::Allowed {
+                        *entry = SpecialPurpose::Allowed;
+                    }
+                }
+            }
+        }
+        names
+    }
+}
+
+// === impl NicName ===
+
+impl NicName {
+    /// The name as the kernel knows it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is no NIC name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a NIC name has 1 to 15 characters, no blank, no '/' and no ':'")]
+pub struct InvalidNicName;
+
+impl TryFrom<&str> for NicName {
+    type Error = InvalidNicName;
+
+    fn try_from(text: &str) -> Result<Self, InvalidNicName> {
+        let printable = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+        if text.is_empty() || text.len() > 15 || text == "." || text == ".." {
+            return Err(InvalidNicName);
+        }
+        if !text.bytes().all(printable) {
+            return Err(InvalidNicName);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Label ===
+
+impl Label {
+    /// The name as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text can't name a rule, a service or a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name has 1 to 63 letters, digits, '-', '_' or '.'")]
+pub struct InvalidLabel;
+
+impl TryFrom<&str> for Label {
+    type Error = InvalidLabel;
+
+    fn try_from(text: &str) -> Result<Self, InvalidLabel> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if text.is_empty() || text.len() > 63 || !text.bytes().all(allowed) {
+            return Err(InvalidLabel);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Destination ===
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(pattern) => pattern.fmt(f),
+            Self::Prefix(prefix) => prefix.fmt(f),
+            Self::SelfAddresses => f.write_str("self"),
+        }
+    }
+}
+
+// === impl Ports ===
+
+impl Ports {
+    /// Whether nothing at all is allowed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tcp.is_empty()
+            && self.udp.is_empty()
+            && self.echo == Echo::Denied
+            && self.protocols.is_empty()
+    }
+}

@@ -1,0 +1,549 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a configuration directory to a [`Policy`], or to every error in it at once.
+//!
+//! [`load`] reads the files and is the one place here that touches the disk; [`parse`] does the
+//! rest. The TOML tree is walked by hand, so that each message names the line of the very value
+//! that is wrong.
+
+mod reader;
+mod sections;
+mod values;
+mod warnings;
+
+use std::{
+    fmt, fs,
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
+
+use serde::Serialize;
+
+use self::{
+    reader::{Report, TomlFile},
+    sections::Collector,
+};
+use super::{DenyAction, Destination, NamePattern, Origin, Policy};
+
+/// What loading gives: the policy, and what is worth saying about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// Warnings, by file and line.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// One finding: where, what, and how to mend it.
+///
+/// It displays as `policy.d/intune.toml:12: <what>; <how to mend it>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Diagnostic {
+    /// Where it stands; `None` for what has no line, such as a file that can't be read.
+    pub origin: Option<Origin>,
+    /// What is wrong.
+    pub message: String,
+    /// How to mend it.
+    pub help: String,
+}
+
+/// Every error of a configuration directory, by file and line; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadErrors(Vec<Diagnostic>);
+
+/// The name of the file that holds `[gateway]`, `[dns]` and `[management]`.
+pub const GATEWAY_FILE: &str = "gateway.toml";
+
+/// The folder of further files, read in the order of their names.
+pub const POLICY_FOLDER: &str = "policy.d";
+
+/// The largest file that is read: a thousand times what a long policy needs, and little enough
+/// that a wrong path (a disk image, a device) does no harm.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Reads `gateway.toml` and `policy.d/*.toml` of a directory.
+///
+/// # Errors
+///
+/// All errors of all files.
+pub fn load(directory: &Path) -> Result<Loaded, LoadErrors> {
+    let mut report = Report::default();
+    let mut files = vec![(Arc::from(GATEWAY_FILE), directory.join(GATEWAY_FILE))];
+    match policy_files(&directory.join(POLICY_FOLDER)) {
+        Ok(names) => files.extend(names.into_iter().map(|name| {
+            let path = directory.join(POLICY_FOLDER).join(&name);
+            (Arc::from(format!("{POLICY_FOLDER}/{}", name.to_string_lossy())), path)
+        })),
+        Err(error) => report.unreadable(POLICY_FOLDER, &error),
+    }
+    let mut texts: Vec<(Arc<str>, String)> = Vec::new();
+    for (name, path) in files {
+        match read(&path) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => texts.push((name, text)),
+                Err(error) => report.not_utf8(&name, error.as_bytes(), error.utf8_error()),
+            },
+            // Its absence is an error of the policy, which the analysis finds.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && &*name == GATEWAY_FILE => {
+                report.missing_gateway_file();
+            }
+            Err(error) => report.unreadable(&name, &error),
+        }
+    }
+    analyse(&texts, report)
+}
+
+/// Makes a policy of texts, each with the name it is known by: `gateway.toml` and
+/// `policy.d/NAME.toml`, in the order in which they count.
+///
+/// # Errors
+///
+/// All errors of all texts.
+pub fn parse(files: &[(Arc<str>, String)]) -> Result<Loaded, LoadErrors> {
+    let mut report = Report::default();
+    if !files.iter().any(|(name, _)| &**name == GATEWAY_FILE) {
+        report.missing_gateway_file();
+    }
+    analyse(files, report)
+}
+
+/// What a policy asks for that isn't enforced, and what happens instead, which is always the
+/// stricter thing.
+#[must_use]
+pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
+    let mut notes = Vec::new();
+    if policy.gateway.deny == DenyAction::Reject {
+        notes.push(Diagnostic {
+            origin: Some(policy.gateway.origin.clone()),
+            message: "deny = \"reject\" is not enforced yet".to_owned(),
+            help: "denied packets are dropped without an answer instead".to_owned(),
+        });
+    }
+    if !policy.gateway.outside.is_empty() {
+        notes.push(Diagnostic {
+            origin: Some(policy.gateway.origin.clone()),
+            message: "outside NICs are not filtered yet".to_owned(),
+            help: "what enters them is left to the host's own firewall; what clients send is \
+                   judged where it enters the inside NICs"
+                .to_owned(),
+        });
+    }
+    for group in policy.sources.iter().filter(|group| !group.vlan.is_empty()) {
+        notes.push(Diagnostic {
+            origin: Some(group.origin.clone()),
+            message: format!(
+                "source \"{}\": vlan only matches tags that the NIC leaves in the frame",
+                group.name
+            ),
+            help: "where the NIC takes them off, the group has no members; switch that off with \
+                   `ethtool -K NIC rxvlan off`"
+                .to_owned(),
+        });
+    }
+    if !policy.dns.listen.is_empty() {
+        notes.push(Diagnostic {
+            origin: policy.dns.origin.clone(),
+            message: "[dns] listen is not enforced yet: the forwarder is not started".to_owned(),
+            help: "clients' questions to these addresses pass, but nothing of ours answers them \
+                   and no address is learned from them"
+                .to_owned(),
+        });
+    }
+    for rule in policy.enabled_rules() {
+        let mut wildcards = rule.to.iter().filter_map(|(destination, origin)| match destination {
+            Destination::Name(NamePattern::Wildcard(pattern)) => Some((pattern, origin)),
+            _ => None,
+        });
+        let Some((first, origin)) = wildcards.next() else { continue };
+        let more = match wildcards.count() {
+            0 => format!("the wildcard name {first}"),
+            others => format!("{} wildcard names, from {first} on,", others + 1),
+        };
+        notes.push(Diagnostic {
+            origin: Some(origin.clone()),
+            message: format!(
+                "rule \"{}\": {more} can't be enforced without a forwarder",
+                rule.name
+            ),
+            help: "no address is learned for wildcards, so they allow nothing".to_owned(),
+        });
+    }
+    for inbound in &policy.inbound {
+        notes.push(Diagnostic {
+            origin: Some(inbound.origin.clone()),
+            message: format!("inbound \"{}\" is not enforced yet", inbound.name),
+            help: "outside NICs are not filtered yet, and nothing is opened for it".to_owned(),
+        });
+    }
+    notes.sort_by(|a, b| a.origin.cmp(&b.origin));
+    notes
+}
+
+// === impl Diagnostic ===
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        write!(f, "{}; {}", self.message, self.help)
+    }
+}
+
+// === impl LoadErrors ===
+
+impl LoadErrors {
+    /// The errors, by file and line; never empty.
+    #[must_use]
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.0
+    }
+}
+
+impl fmt::Display for LoadErrors {
+    /// One line for each error.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            diagnostic.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for LoadErrors {}
+
+// === helpers ===
+
+fn analyse(files: &[(Arc<str>, String)], mut report: Report) -> Result<Loaded, LoadErrors> {
+    let texts: Vec<TomlFile<'_>> =
+        files.iter().map(|(name, text)| TomlFile::new(Arc::clone(name), text)).collect();
+    let mut collector = Collector::default();
+    if !report.errors.is_empty() {
+        collector.file_is_broken();
+    }
+    for text in &texts {
+        match text.table(&mut report) {
+            Some(table) => collector.file(text, &table, &mut report),
+            None => collector.file_is_broken(),
+        }
+    }
+    let policy = collector.finish(&mut report);
+    if let Some(policy) = &policy {
+        warnings::check(policy, &mut report);
+    }
+    let Report { mut errors, mut warnings } = report;
+    // What stands on one line stays in the order in which it was found.
+    errors.sort_by(|a, b| a.origin.cmp(&b.origin));
+    errors.dedup();
+    warnings.sort_by(|a, b| a.origin.cmp(&b.origin));
+    match policy {
+        Some(policy) if errors.is_empty() => Ok(Loaded { policy, warnings }),
+        _ => Err(LoadErrors(errors)),
+    }
+}
+
+/// The names of the policy files of a folder, sorted; none where there is no such folder.
+fn policy_files(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let bytes = name.as_encoded_bytes();
+        // What editors leave behind begins with a dot.
+        if bytes.ends_with(b".toml") && !bytes.starts_with(b".") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // A named pipe would block for ever, and a directory gives an odd message.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is larger than 16 MiB"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::{Clients, Mode, RuleState, SpecialPurpose, XdpMode};
+
+    const MINIMAL: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n";
+
+    fn parsed(gateway: &str, rules: &str) -> Loaded {
+        let files = [
+            (Arc::from(GATEWAY_FILE), gateway.to_owned()),
+            (Arc::from("policy.d/a.toml"), rules.to_owned()),
+        ];
+        parse(&files).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
+        diagnostics.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn everything_has_a_safe_default() {
+        let Loaded { policy, warnings } = parsed(MINIMAL, "");
+        assert_eq!(lines(&warnings), [""; 0]);
+        assert_eq!(policy.gateway.xdp_mode, XdpMode::Auto);
+        assert_eq!(policy.gateway.mode, Mode::Enforce);
+        assert_eq!(policy.gateway.deny, DenyAction::Drop);
+        assert_eq!(policy.gateway.origin.to_string(), "gateway.toml:1");
+        assert!(policy.dns.upstream.is_empty());
+        assert_eq!(policy.dns.min_ttl, Duration::from_secs(60));
+        assert_eq!(policy.dns.grace, Duration::from_secs(600));
+        assert_eq!(policy.dns.max_addresses_per_name, 128);
+        assert_eq!(policy.management, crate::policy::Management::default());
+        assert_eq!(not_enforced(&policy), []);
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let gateway = r#"
+[gateway]
+inside   = ["eth1", "eth2"]
+outside  = ["eth0"]
+ignore   = ["wlan0"]
+xdp_mode = "generic"
+mode     = "audit"
+deny     = "reject"
+
+[dns]
+upstream = ["192.0.2.53", "2001:db8::53"]
+listen   = ["10.0.10.1"]
+min_ttl  = "5m"
+grace    = "1d"
+max_addresses_per_name = 4096
+
+[management]
+interface = "eth1"
+from = ["10.0.10.0/28"]
+tcp  = [22]
+udp  = ["60000-61000"]
+
+[[source]]
+name = "managed"
+cidr = "10.0.10.0/24"
+interface = ["eth1", "eth2"]
+vlan = [10, 20]
+"#;
+        let rules = r#"
+# A comment.
+[[rule]]
+name  = "intune-163"
+from  = ["managed"]
+to    = [
+    "*.manage.microsoft.com",
+    "manage.microsoft.com",
+    "104.46.162.96/27",
+    "2620:1ec:40::/48",
+    "self",
+]
+tcp   = [80, "443"]
+udp   = ["3478-3481"]
+icmp  = true
+proto = ["esp", "gre", 94]
+note  = "Intune client and host service"
+private = true
+
+[[rule]]
+name    = "off"
+enabled = false
+to      = ["*.azureedge.net"]
+
+[[inbound]]
+name = "ssh-admin"
+from = ["198.51.100.0/24"]
+to   = ["self", "203.0.113.7"]
+host = "10.0.10.5"
+tcp  = "any"
+note = "for the admins"
+"#;
+        let Loaded { policy, warnings } = parsed(gateway, rules);
+        assert_eq!(lines(&warnings), [""; 0]);
+        assert_eq!(policy.gateway.inside.len(), 2);
+        assert_eq!(policy.gateway.mode, Mode::Audit);
+        assert_eq!(policy.dns.grace, Duration::from_secs(86_400));
+        assert_eq!(policy.dns.min_ttl, Duration::from_secs(300));
+        assert_eq!(policy.management.udp.to_string(), "60000-61000");
+        let source = &policy.sources[0];
+        assert_eq!(source.cidr[0].to_string(), "10.0.10.0/24");
+        assert_eq!((source.interface.len(), source.vlan.len()), (2, 2));
+        let rule = &policy.rules[0];
+        assert_eq!(rule.origin.to_string(), "policy.d/a.toml:3");
+        assert!(matches!(&rule.from, Clients::Groups(groups) if groups.len() == 1));
+        let to: Vec<String> =
+            rule.to.iter().map(|(to, origin)| format!("{} {to}", origin.line)).collect();
+        assert_eq!(
+            to,
+            [
+                "7 *.manage.microsoft.com",
+                "8 manage.microsoft.com",
+                "9 104.46.162.96/27",
+                "10 2620:1ec:40::/48",
+                "11 self"
+            ]
+        );
+        assert_eq!(rule.ports.tcp.to_string(), "80,443");
+        assert_eq!(rule.ports.protocols.len(), 3);
+        assert_eq!(rule.private, SpecialPurpose::Allowed);
+        assert_eq!(policy.rules[1].state, RuleState::Disabled);
+        assert_eq!(policy.inbound[0].to.len(), 2);
+        assert_eq!(policy.inbound[0].ports.tcp.to_string(), "any");
+        assert_eq!(
+            lines(&not_enforced(&policy)),
+            [
+                "gateway.toml:2: deny = \"reject\" is not enforced yet; denied packets are \
+                 dropped without an answer instead",
+                "gateway.toml:2: outside NICs are not filtered yet; what enters them is left to the \
+                 host's own firewall; what clients send is judged where it enters the inside NICs",
+                "gateway.toml:10: [dns] listen is not enforced yet: the forwarder is not started; \
+                 clients' questions to these addresses pass, but nothing of ours answers them and \
+                 no address is learned from them",
+                "gateway.toml:23: source \"managed\": vlan only matches tags that the NIC leaves in \
+                 the frame; where the NIC takes them off, the group has no members; switch that \
+                 off with `ethtool -K NIC rxvlan off`",
+                "policy.d/a.toml:7: rule \"intune-163\": the wildcard name \
+                 *.manage.microsoft.com can't be enforced without a forwarder; no address is \
+                 learned for wildcards, so they allow nothing",
+                "policy.d/a.toml:25: inbound \"ssh-admin\" is not enforced yet; outside NICs are \
+                 not filtered yet, and nothing is opened for it",
+            ]
+        );
+    }
+
+    #[test]
+    fn several_wildcards_are_one_note() {
+        let rules = "[[rule]]\nname = \"a\"\nto = [\"*.a.example.com\", \"*.b.example.com\"]\n\
+                     tcp = [443]\n";
+        assert_eq!(
+            lines(&not_enforced(&parsed(MINIMAL, rules).policy)),
+            ["policy.d/a.toml:3: rule \"a\": 2 wildcard names, from *.a.example.com on, can't be \
+              enforced without a forwarder; no address is learned for wildcards, so they allow \
+              nothing"]
+        );
+    }
+
+    #[test]
+    fn what_is_worth_a_second_look() {
+        // `to` of a rule, then the warnings about it.
+        let cases: &[(&[&str], &[&str])] = &[
+            (&["13.107.219.0/24", "2620:1ec:40::/48", "self"], &[]),
+            (
+                &["www.example.com", "WWW.example.com."],
+                &["policy.d/a.toml:5: rule \"a\": to has \"WWW.example.com.\": a duplicate of \
+                   policy.d/a.toml:4; remove one of the two"],
+            ),
+            (
+                &["13.107.219.9/24"],
+                &["policy.d/a.toml:4: rule \"a\": to has \"13.107.219.9/24\": there are bits \
+                   behind the prefix length; write 13.107.219.0/24, which is what it is taken \
+                   for, or the single address"],
+            ),
+            (
+                &["13.107.219.9", "13.107.219.0/24", "13.107.0.0/16"],
+                &[
+                    "policy.d/a.toml:4: rule \"a\": 13.107.219.9/32 is covered by 13.107.0.0/16 \
+                     (policy.d/a.toml:6); remove the narrower one",
+                    "policy.d/a.toml:5: rule \"a\": 13.107.219.0/24 is covered by 13.107.0.0/16 \
+                     (policy.d/a.toml:6); remove the narrower one",
+                ],
+            ),
+            (
+                &["*.example.com", "www.example.com", "*.eu.example.com", "example.com"],
+                &[
+                    "policy.d/a.toml:5: rule \"a\": www.example.com is covered by *.example.com \
+                     (policy.d/a.toml:4); remove it, unless it has to work before a client asks \
+                     for it",
+                    "policy.d/a.toml:6: rule \"a\": *.eu.example.com is covered by *.example.com \
+                     (policy.d/a.toml:4); remove the narrower one",
+                ],
+            ),
+            (
+                &["16.0.0.0/7", "2400::/12"],
+                &[
+                    "policy.d/a.toml:4: rule \"a\": 16.0.0.0/7 is wider than a /8; write the \
+                     prefixes that are meant",
+                    "policy.d/a.toml:5: rule \"a\": 2400::/12 is wider than a /16; write the \
+                     prefixes that are meant",
+                ],
+            ),
+            (
+                &["10.1.0.0/16"],
+                &["policy.d/a.toml:4: rule \"a\": 10.1.0.0/16 is a special-purpose range \
+                   (private use); it isn't reachable over the internet: keep it only if it is a \
+                   network of your own"],
+            ),
+            (
+                &["payloadprod*.blob.core.windows.net"],
+                &["policy.d/a.toml:4: rule \"a\": to has \"payloadprod*.blob.core.windows.net\": \
+                   anybody can get a name below \"blob.core.windows.net\" that this covers; write \
+                   the exact names if they are known, or add broad = true to the rule"],
+            ),
+        ];
+        let gateway = format!("{MINIMAL}[dns]\nupstream = [\"192.0.2.53\"]\n");
+        for (to, expected) in cases {
+            let to: String = to.iter().map(|to| format!("  {to:?},\n")).collect();
+            let rules = format!("[[rule]]\nname = \"a\"\nto = [\n{to}]\ntcp = [443]\n");
+            assert_eq!(lines(&parsed(&gateway, &rules).warnings), *expected, "{to}");
+            let disabled = format!("{rules}enabled = false\n");
+            let found = parsed(&gateway, &disabled).warnings.len();
+            assert!(found <= expected.len(), "a disabled rule: {to}");
+        }
+    }
+
+    #[test]
+    fn names_without_a_resolver() {
+        let rules = "[[rule]]\nname = \"a\"\nto = [\"a.example.com\", \"b.example.com\"]\n\
+                     tcp = [443]\n";
+        assert_eq!(
+            lines(&parsed(MINIMAL, rules).warnings),
+            ["policy.d/a.toml:3: rule \"a\": 2 names, from a.example.com on, can never be \
+              resolved; add [dns] upstream with the address of a resolver"]
+        );
+    }
+
+    #[test]
+    fn text_of_other_systems() {
+        let crlf = MINIMAL.replace('\n', "\r\n");
+        let with_mark = format!("\u{feff}{MINIMAL}");
+        for gateway in [crlf, with_mark] {
+            assert_eq!(parsed(&gateway, "").policy.gateway.origin.line, 1);
+        }
+    }
+
+    #[test]
+    fn sections_may_stand_in_any_file_and_order() {
+        let files = [
+            (
+                Arc::from("policy.d/a.toml"),
+                "[[rule]]\nname = \"a\"\nfrom = [\"lan\"]\nto = [\"self\"]\nicmp = true\n".into(),
+            ),
+            (
+                Arc::from("policy.d/b.toml"),
+                "[[source]]\nname = \"lan\"\ninterface = \"eth1\"\n".into(),
+            ),
+            (Arc::from(GATEWAY_FILE), MINIMAL.to_owned()),
+        ];
+        let policy = parse(&files).unwrap_or_else(|errors| panic!("{errors}")).policy;
+        assert_eq!((policy.rules.len(), policy.sources.len()), (1, 1));
+    }
+}

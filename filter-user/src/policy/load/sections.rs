@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tables of the configuration, one function each, and what has to hold across files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::Range,
+};
+
+use ipnet::IpNet;
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    GATEWAY_FILE,
+    reader::{Entry, Report, Section, TomlFile, did_you_mean, nearest},
+    values::{
+        NIC_HELP, PREFIX_HELP, default_dns, duration, filled, label, nic, nic_list, nonempty, note,
+        port_list, ports, prefix_member, resolver_list, rule_destinations,
+    },
+};
+use crate::policy::{
+    Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Mode, NicName,
+    Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, XdpMode,
+};
+
+/// The parts of a policy, as they are found file by file.
+#[derive(Default)]
+pub(super) struct Collector {
+    gateway: Option<Gateway>,
+    dns: Option<Dns>,
+    management: Option<Management>,
+    sources: Vec<SourceGroup>,
+    rules: Vec<Rule>,
+    inbound: Vec<Inbound>,
+    source_names: BTreeMap<Label, Origin>,
+    rule_names: BTreeMap<Label, Origin>,
+    inbound_names: BTreeMap<Label, Origin>,
+    /// Groups and NICs that are named somewhere, to be looked up when all files are read.
+    wanted_groups: Vec<(Label, Mention)>,
+    wanted_nics: Vec<(NicName, Mention)>,
+    files: Files,
+}
+
+/// Whether every file could be read: only then is what is named nowhere known to be missing.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Files {
+    #[default]
+    AllRead,
+    SomeBroken,
+}
+
+/// A place that names something.
+struct Mention {
+    origin: Origin,
+    subject: String,
+}
+
+const MOST_ADDRESSES: u16 = 4096;
+const TABLES: [&str; 6] = ["gateway", "dns", "management", "source", "rule", "inbound"];
+const GUARD_HELP: &str = "name the prefixes of the administrators";
+
+// === impl Collector ===
+
+impl Collector {
+    /// Notes that a file is missing from what is collected.
+    pub(super) fn file_is_broken(&mut self) {
+        self.files = Files::SomeBroken;
+    }
+
+    /// Reads the tables of one file.
+    pub(super) fn file<'a>(
+        &mut self,
+        file: &'a TomlFile<'a>,
+        table: &'a DeTable<'a>,
+        report: &mut Report,
+    ) {
+        for (key, value) in table {
+            let name: &str = key.get_ref();
+            let origin = file.origin(key.span());
+            match (name, value.get_ref()) {
+                ("gateway" | "dns" | "management", _) if !file.is_gateway_file() => report.error(
+                    &origin,
+                    format!("[{name}] can only stand in {GATEWAY_FILE}"),
+                    "move it there",
+                ),
+                ("gateway" | "dns" | "management", DeValue::Table(table)) => {
+                    let section = Section::new(file, &format!("[{name}]"), value.span(), table);
+                    match name {
+                        "gateway" => self.gateway(&section, report),
+                        "dns" => self.dns(&section, report),
+                        _ => self.management(&section, report),
+                    }
+                }
+                ("gateway" | "dns" | "management", _) => report.error(
+                    &origin,
+                    format!("{name} has to be one table"),
+                    format!("write it as [{name}], with single brackets, once"),
+                ),
+                ("source" | "rule" | "inbound", DeValue::Array(values)) => {
+                    for value in values.iter() {
+                        if let DeValue::Table(table) = value.get_ref() {
+                            self.listed(name, file, value.span(), table, report);
+                        } else {
+                            let what = format!("{name} has a member that is no table");
+                            let help = format!("write each as [[{name}]]");
+                            report.error(&file.origin(value.span()), what, help);
+                        }
+                    }
+                }
+                ("source" | "rule" | "inbound", _) => report.error(
+                    &origin,
+                    format!("{name} has to be a list of tables"),
+                    format!("write each as [[{name}]], with double brackets"),
+                ),
+                _ => report.error(
+                    &origin,
+                    format!("unknown table or key {name:?}"),
+                    did_you_mean(name, &TABLES),
+                ),
+            }
+        }
+        if file.is_gateway_file() && !table.iter().any(|(key, _)| key.get_ref() == "gateway") {
+            report.error(
+                &file.origin(0..0),
+                "the table [gateway] is missing",
+                "add it, with inside = [\"eth1\"] and outside = [\"eth0\"] or outside = []",
+            );
+        }
+    }
+
+    /// The policy, if all of it could be read.
+    pub(super) fn finish(self, report: &mut Report) -> Option<Policy> {
+        if self.files == Files::AllRead {
+            let known: Vec<&str> = self.source_names.keys().map(Label::as_str).collect();
+            for (label, mention) in &self.wanted_groups {
+                if !self.source_names.contains_key(label) {
+                    let what = format!("{}: there is no such source group", mention.subject);
+                    let help = match nearest(label.as_str(), &known) {
+                        Some(group) => format!("did you mean {group:?}?"),
+                        None if known.is_empty() => "define it with [[source]]".to_owned(),
+                        None => format!(
+                            "define it with [[source]], or name one of these: {}",
+                            known.join(", ")
+                        ),
+                    };
+                    report.error(&mention.origin, what, help);
+                }
+            }
+        }
+        let gateway = self.gateway?;
+        // An empty list has been complained about.
+        if !gateway.inside.is_empty() {
+            let known: Vec<&str> = gateway.inside.iter().map(NicName::as_str).collect();
+            for (nic, mention) in &self.wanted_nics {
+                if !gateway.inside.contains(nic) {
+                    let what = format!("{}: this is no inside NIC", mention.subject);
+                    let help = format!(
+                        "name one of [gateway] inside ({}), or add it there",
+                        known.join(", ")
+                    );
+                    report.error(&mention.origin, what, help);
+                }
+            }
+        }
+        Some(Policy {
+            gateway,
+            dns: self.dns.unwrap_or_else(|| default_dns(None)),
+            management: self.management.unwrap_or_default(),
+            sources: self.sources,
+            rules: self.rules,
+            inbound: self.inbound,
+        })
+    }
+
+    fn gateway(&mut self, section: &Section<'_>, report: &mut Report) {
+        section.only(&["inside", "outside", "ignore", "xdp_mode", "mode", "deny"], report);
+        let mut seen: BTreeMap<NicName, (&str, Origin)> = BTreeMap::new();
+        let mut nics = |key: &'static str, entry: Option<Entry<'_>>, report: &mut Report| {
+            let mut names = Vec::new();
+            for (name, entry) in entry.map(|entry| nic_list(&entry, report)).unwrap_or_default() {
+                if let Some((other, origin)) = seen.get(&name) {
+                    let what = format!("the NIC already stands in {other} ({origin})");
+                    entry.error(&what, "name each NIC once, in one of the lists", report);
+                } else {
+                    seen.insert(name.clone(), (key, entry.origin()));
+                    names.push(name);
+                }
+            }
+            names
+        };
+        let help = "write inside = [\"eth1\"], the NICs behind which the clients are";
+        let inside = section.need("inside", help, report);
+        if let Some(entry) = &inside
+            && matches!(entry.value(), DeValue::Array(values) if values.is_empty())
+        {
+            entry.error("without an inside NIC nothing is filtered", help, report);
+        }
+        let inside = nics("inside", inside, report);
+        let outside = section.need(
+            "outside",
+            "write outside = [\"eth0\"], the NICs towards the internet, or outside = [] to filter \
+             only clients' packets",
+            report,
+        );
+        let outside = nics("outside", outside, report);
+        let ignore = nics("ignore", section.get("ignore"), report);
+        let xdp_modes =
+            [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+        let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
+        let denials = [("drop", DenyAction::Drop), ("reject", DenyAction::Reject)];
+        let xdp_mode = section.get("xdp_mode").and_then(|entry| entry.choice(&xdp_modes, report));
+        let mode = section.get("mode").and_then(|entry| entry.choice(&modes, report));
+        let deny = section.get("deny").and_then(|entry| entry.choice(&denials, report));
+        self.gateway = Some(Gateway {
+            inside,
+            outside,
+            ignore,
+            xdp_mode: xdp_mode.unwrap_or_default(),
+            mode: mode.unwrap_or_default(),
+            deny: deny.unwrap_or_default(),
+            origin: section.origin.clone(),
+        });
+    }
+
+    fn dns(&mut self, section: &Section<'_>, report: &mut Report) {
+        section.only(&["upstream", "listen", "min_ttl", "grace", "max_addresses_per_name"], report);
+        let mut dns = default_dns(Some(section.origin.clone()));
+        if let Some(entry) = section.get("upstream") {
+            dns.upstream = resolver_list(&entry, report);
+        }
+        if let Some(entry) = section.get("listen") {
+            dns.listen = resolver_list(&entry, report);
+            for address in dns.listen.iter().filter(|address| dns.upstream.contains(address)) {
+                let what = format!("{address} is in upstream too, so it would ask itself");
+                entry.error(&what, "remove it from one of the two lists", report);
+            }
+        }
+        if let Some(least) = section.get("min_ttl").and_then(|entry| duration(&entry, report)) {
+            dns.min_ttl = least;
+        }
+        if let Some(grace) = section.get("grace").and_then(|entry| duration(&entry, report)) {
+            dns.grace = grace;
+        }
+        if let Some(entry) = section.get("max_addresses_per_name") {
+            match entry.integer().and_then(|number| u16::try_from(number).ok()) {
+                Some(number) if (1..=MOST_ADDRESSES).contains(&number) => {
+                    dns.max_addresses_per_name = number;
+                }
+                _ => entry.error(
+                    "not a possible bound",
+                    format!("write a whole number from 1 to {MOST_ADDRESSES}"),
+                    report,
+                ),
+            }
+        }
+        self.dns = Some(dns);
+    }
+
+    fn management(&mut self, section: &Section<'_>, report: &mut Report) {
+        section.only(&["interface", "from", "tcp", "udp"], report);
+        let before = report.errors.len();
+        let mut management =
+            Management { origin: Some(section.origin.clone()), ..Management::default() };
+        if let Some(entry) = section.get("interface") {
+            management.nics = self.inside_nics(&entry, report);
+        }
+        let help =
+            "write from = [\"192.0.2.0/24\"], the addresses from which the gateway is managed";
+        if let Some(entry) = section.need("from", help, report) {
+            let members = entry.members(PREFIX_HELP, report);
+            if members.as_ref().is_some_and(Vec::is_empty) {
+                entry.error("an empty list guards nothing", help, report);
+            }
+            for member in members.unwrap_or_default() {
+                let Some(prefix) = prefix_member(&member, report) else { continue };
+                if prefix.prefix_len() == 0 {
+                    member.error(
+                        "the guard would open the gateway to every address, past all rules",
+                        GUARD_HELP,
+                        report,
+                    );
+                } else {
+                    management.from.push(prefix);
+                }
+            }
+            // Halves that make up the whole are as open as the whole.
+            let joined = IpNet::aggregate(&management.from);
+            if let Some(all) = joined.iter().find(|prefix| prefix.prefix_len() == 0) {
+                let what = format!("these prefixes make up {all}, which is every address");
+                entry.error(&what, GUARD_HELP, report);
+            }
+        }
+        management.tcp = port_list(section, "tcp", report);
+        management.udp = port_list(section, "udp", report);
+        let none = management.tcp.is_empty() && management.udp.is_empty();
+        if none && report.errors.len() == before {
+            report.error(
+                &section.origin,
+                format!("{}: no port is guarded", section.title),
+                "add tcp = [22], or remove the table",
+            );
+        }
+        self.management = Some(management);
+    }
+
+    /// One `[[source]]`, `[[rule]]` or `[[inbound]]`.
+    fn listed<'a>(
+        &mut self,
+        kind: &str,
+        file: &'a TomlFile<'a>,
+        span: Range<usize>,
+        table: &'a DeTable<'a>,
+        report: &mut Report,
+    ) {
+        let mut section = Section::new(file, &format!("[[{kind}]]"), span, table);
+        let name = label(&section, report);
+        if let Some((label, entry)) = &name {
+            let names = match kind {
+                "source" => &mut self.source_names,
+                "rule" => &mut self.rule_names,
+                _ => &mut self.inbound_names,
+            };
+            if let Some(first) = names.get(label) {
+                report.error(
+                    &entry.origin(),
+                    format!("{kind} \"{label}\" is defined a second time, first at {first}"),
+                    "rename one of the two",
+                );
+            } else {
+                names.insert(label.clone(), entry.origin());
+            }
+            section.title = format!("{kind} \"{label}\"");
+        }
+        let name = name.map(|(label, _)| label);
+        match kind {
+            "source" => self.source(name, &section, report),
+            "rule" => self.rule(name, &section, report),
+            _ => self.inbound(name, &section, report),
+        }
+    }
+
+    fn source(&mut self, name: Option<Label>, section: &Section<'_>, report: &mut Report) {
+        section.only(&["name", "cidr", "interface", "vlan"], report);
+        let mut cidr = Vec::new();
+        if let Some(entry) = section.get("cidr") {
+            for member in filled(&entry, PREFIX_HELP, report) {
+                cidr.extend(prefix_member(&member, report));
+            }
+        }
+        let interface = match section.get("interface") {
+            Some(entry) => self.inside_nics(&entry, report),
+            None => Vec::new(),
+        };
+        let mut vlan = BTreeSet::new();
+        let help = "write VLAN ids from 1 to 4094, such as vlan = [10, 20]";
+        if let Some(entry) = section.get("vlan") {
+            for member in filled(&entry, help, report) {
+                match member.integer().and_then(|number| u16::try_from(number).ok()) {
+                    Some(id) if (1..=4094).contains(&id) => {
+                        vlan.insert(id);
+                    }
+                    _ => member.error("not a VLAN id", help, report),
+                }
+            }
+        }
+        if ["cidr", "interface", "vlan"].iter().all(|key| section.get(key).is_none()) {
+            report.error(
+                &section.origin,
+                format!("{}: nothing says who belongs to it", section.title),
+                "add at least one of cidr, interface and vlan",
+            );
+        }
+        let Some(name) = name else { return };
+        let origin = section.origin.clone();
+        self.sources.push(SourceGroup { name, cidr, interface, vlan, origin });
+    }
+
+    fn rule(&mut self, name: Option<Label>, section: &Section<'_>, report: &mut Report) {
+        let known = [
+            "name", "from", "to", "tcp", "udp", "icmp", "proto", "note", "enabled", "private",
+            "broad",
+        ];
+        section.only(&known, report);
+        let state = match section.boolean("enabled", true, report) {
+            true => RuleState::Enabled,
+            false => RuleState::Disabled,
+        };
+        let private = match section.boolean("private", false, report) {
+            true => SpecialPurpose::Allowed,
+            false => SpecialPurpose::Refused,
+        };
+        let broad = section.boolean("broad", false, report);
+        let from = match section.get("from") {
+            Some(entry) => Clients::Groups(self.groups(&entry, report)),
+            None => Clients::Any,
+        };
+        let to = rule_destinations(section, state, broad, report);
+        let ports = ports(section, state, report);
+        let note = note(section, report);
+        let Some(name) = name else { return };
+        let origin = section.origin.clone();
+        self.rules.push(Rule { name, from, to, ports, state, note, private, origin });
+    }
+
+    fn inbound(&mut self, name: Option<Label>, section: &Section<'_>, report: &mut Report) {
+        section
+            .only(&["name", "from", "to", "host", "tcp", "udp", "icmp", "proto", "note"], report);
+        let mut from = Vec::new();
+        let help = "write from = [\"198.51.100.0/24\"], the addresses that may use the service";
+        if let Some(entry) = section.need("from", help, report) {
+            for member in nonempty(&entry, PREFIX_HELP, help, report) {
+                from.extend(prefix_member(&member, report));
+            }
+        }
+        let mut to = Vec::new();
+        let help = "write to = [\"self\"], or the addresses as they are seen from outside";
+        if let Some(entry) = section.need("to", help, report) {
+            for member in nonempty(&entry, PREFIX_HELP, help, report) {
+                match member.string(PREFIX_HELP, report) {
+                    Some("self") => to.push(Destination::SelfAddresses),
+                    Some(_) => to.extend(prefix_member(&member, report).map(Destination::Prefix)),
+                    None => {}
+                }
+            }
+        }
+        let mut host = None;
+        if let Some(entry) = section.get("host") {
+            let help = "write the one address that stands behind the NAT, such as \"10.0.10.5\"";
+            if let Some(text) = entry.string(help, report) {
+                match text.parse::<IpAddr>() {
+                    Ok(address) => host = Some(address),
+                    Err(_no_address) => entry.error("not an address", help, report),
+                }
+            }
+        }
+        let ports = ports(section, RuleState::Enabled, report);
+        let note = note(section, report);
+        let Some(name) = name else { return };
+        let origin = section.origin.clone();
+        self.inbound.push(Inbound { name, from, to, host, ports, note, origin });
+    }
+
+    fn groups(&mut self, entry: &Entry<'_>, report: &mut Report) -> BTreeSet<Label> {
+        let help = "name source groups, or remove the key to let every client";
+        let mut groups = BTreeSet::new();
+        for member in nonempty(entry, "write names of source groups: [\"managed\"]", help, report) {
+            let Some(text) = member.string("write names of source groups", report) else {
+                continue;
+            };
+            match Label::try_from(text) {
+                Ok(label) => {
+                    let mention = Mention { origin: member.origin(), subject: member.subject() };
+                    self.wanted_groups.push((label.clone(), mention));
+                    groups.insert(label);
+                }
+                Err(_no_label) => member.error(
+                    "not the name of a source group",
+                    "define a [[source]] with this cidr, and write its name here",
+                    report,
+                ),
+            }
+        }
+        groups
+    }
+
+    fn inside_nics(&mut self, entry: &Entry<'_>, report: &mut Report) -> Vec<NicName> {
+        let mut nics = Vec::new();
+        for member in filled(entry, NIC_HELP, report) {
+            if let Some(nic) = nic(&member, report) {
+                let mention = Mention { origin: member.origin(), subject: member.subject() };
+                self.wanted_nics.push((nic.clone(), mention));
+                nics.push(nic);
+            }
+        }
+        nics
+    }
+}
