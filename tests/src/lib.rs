@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The lab: network namespaces, real servers and real packets around Sluice.
+//!
+//! A lab is a client, a gateway and an internet, each a network namespace, joined by veth pairs
+//! and by nothing else: what is sent here can't leave the machine, whatever addresses it uses.
+//! Everything that a lab makes is held by a guard and listed in [`cleanup`], so that it also goes
+//! away after a panic and after Ctrl-C. Names are unique for each run, so that runs don't collide.
+
+#![forbid(unsafe_code)]
+
+pub mod captures;
+pub mod cleanup;
+pub mod demo;
+pub mod dns_server;
+pub mod frames;
+pub mod gateway;
+pub mod generator;
+pub mod invariants;
+pub mod listener;
+pub mod model;
+pub mod netns;
+pub mod probe;
+pub mod process;
+pub mod rich_policy;
+pub mod seeds;
+pub mod survival;
+pub mod topology;
+pub mod workdir;

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a daemon that can't do its work says, and that it leaves nothing half-done.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use sluice_lab::{
+    dns_server::DnsServer,
+    gateway::{Answer, Configuration, Gateway, answer},
+    listener::Listeners,
+    netns::Namespace,
+    probe::Outcome,
+    process::run,
+    topology::{Clients, RESOLVER, Topology},
+};
+
+use crate::support::{GATEWAY, POLICY, check_off, check_tcp, configuration, has_program, zone};
+
+/// A refusal comes at once; this bounds a test in which none comes.
+const REFUSAL: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_second_daemon_on_the_same_nic_is_refused() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let _listeners = Listeners::start(&lab.internet, [443], []).unwrap();
+    let mut first = Gateway::new(&lab, &configuration()).unwrap();
+    first.start().unwrap();
+    let pins = first.pins().pins();
+
+    // The same directories.
+    let refused = refuse(bounded(&lab.gateway, &first));
+    assert!(refused.contains("runs already") || refused.contains("running"), "{refused}");
+    // Its own directories, the same NIC.
+    let second = Gateway::new(&lab, &configuration()).unwrap();
+    let refused = refuse(bounded(&lab.gateway, &second));
+    assert!(refused.contains("lan0"), "{refused}");
+    assert!(second.pins().pins().is_empty());
+
+    assert_eq!(first.pins().pins(), pins);
+    assert!(first.command(&["status"]).unwrap().success().is_ok());
+    check_tcp(&lab.client, "104.46.162.96:443", Outcome::Answered);
+    check_tcp(&lab.client, "198.51.100.7:443", Outcome::Silence);
+}
+
+#[test]
+fn a_nic_with_another_program_is_refused_and_no_other_nic_is_touched() {
+    let lab = Topology::new(Clients::Two).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    // Any program will do as the foreign one. This one comes from another gateway's pins.
+    let on_lan1 = GATEWAY.replace(r#"["lan0"]"#, r#"["lan1"]"#);
+    let mut donor =
+        Gateway::new(&lab, &Configuration::new(on_lan1).policy("test", POLICY)).unwrap();
+    donor.start().unwrap();
+    let attached = donor.pins().pins().into_iter().any(|pin| attach(&lab.gateway, "wan0", &pin));
+    assert!(attached, "no program among {:?}", donor.pins().pins());
+    donor.stop().unwrap();
+    donor.detach().unwrap();
+
+    let both = GATEWAY
+        .replace(r#"["lan0"]"#, r#"["lan0", "wan0"]"#)
+        .replace(r#"outside = ["wan0"]"#, "outside = []");
+    let gateway = Gateway::new(&lab, &Configuration::new(both).policy("test", POLICY)).unwrap();
+    let refused = refuse(bounded(&lab.gateway, &gateway));
+    assert!(refused.contains("wan0") && refused.contains("XDP"), "{refused}");
+    check_off(&lab.gateway, "lan0");
+    assert!(has_program(&lab.gateway, "wan0"), "the other program is left alone");
+    assert!(gateway.pins().pins().is_empty());
+}
+
+#[test]
+fn a_missing_nic_is_named() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let missing = GATEWAY.replace(r#"["lan0"]"#, r#"["lan0", "lan7"]"#);
+    let gateway = Gateway::new(&lab, &Configuration::new(missing).policy("test", POLICY)).unwrap();
+    let refused = refuse(bounded(&lab.gateway, &gateway));
+    assert!(refused.contains("lan7"), "{refused}");
+    check_off(&lab.gateway, "lan0");
+    assert!(gateway.pins().pins().is_empty());
+}
+
+#[test]
+fn a_bpffs_that_would_vanish_is_refused() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let gateway = Gateway::new(&lab, &configuration()).unwrap();
+    let mut command = lab.gateway.command("timeout");
+    command
+        .args([&REFUSAL.as_secs().to_string(), "unshare", "--mount", "sh", "-c"])
+        .arg("mount -t bpf bpf /sys/fs/bpf && exec \"$0\" \"$@\"")
+        .arg(gateway.binary())
+        .args(gateway.daemon_arguments());
+    let refused = refuse(answer(&mut command).unwrap());
+    assert!(refused.contains("bpf") && refused.contains("mount"), "{refused}");
+    check_off(&lab.gateway, "lan0");
+}
+
+#[test]
+fn without_privileges_it_says_which_are_missing() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let gateway = Gateway::new(&lab, &configuration()).unwrap();
+    let mut command = lab.gateway.command("timeout");
+    command
+        .args([&REFUSAL.as_secs().to_string(), "setpriv", "--bounding-set=-all", "--inh-caps=-all"])
+        .arg(gateway.binary())
+        .args(gateway.daemon_arguments());
+    let refused = refuse(answer(&mut command).unwrap());
+    assert!(refused.contains("CAP_") || refused.contains("root"), "{refused}");
+    check_off(&lab.gateway, "lan0");
+}
+
+#[test]
+fn an_unreadable_policy_is_named() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let gateway = Gateway::new(&lab, &configuration()).unwrap();
+    fs::write(gateway.configuration().join("policy.d/zz.toml"), [0xff, 0xfe, 0, 1]).unwrap();
+    let refused = refuse(bounded(&lab.gateway, &gateway));
+    assert!(refused.contains("policy.d/zz.toml"), "{refused}");
+    check_off(&lab.gateway, "lan0");
+    assert!(gateway.pins().pins().is_empty());
+}
+
+/// Runs a gateway's daemon, which should end by itself.
+fn bounded(namespace: &Namespace, gateway: &Gateway<'_>) -> Answer {
+    let mut command = namespace.command("timeout");
+    command
+        .arg(REFUSAL.as_secs().to_string())
+        .arg(gateway.binary())
+        .args(gateway.daemon_arguments());
+    answer(&mut command).unwrap()
+}
+
+/// Checks that a daemon refused to start, politely, and returns what it said.
+#[track_caller]
+fn refuse(answer: Answer) -> String {
+    assert!(matches!(answer.code, Some(1 | 2)), "{answer:?}");
+    for rude in ["panicked", "RUST_BACKTRACE", "Os {", "Error {"] {
+        assert!(!answer.stderr.contains(rude), "{}", answer.stderr);
+    }
+    assert_ne!(answer.stderr.trim(), "");
+    answer.stderr
+}
+
+/// Attaches a pinned program by netlink, if it is one.
+fn attach(namespace: &Namespace, nic: &str, pin: &Path) -> bool {
+    let mut command: Command = namespace.command("ip");
+    command.args(["link", "set", "dev", nic, "xdp", "pinned"]).arg(pin);
+    run(&mut command).is_ok() && has_program(namespace, nic)
+}

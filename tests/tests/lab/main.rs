@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tests in the lab: real packets between network namespaces. They need root, and say so.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "all of this crate is tests; clippy.toml exempts only functions marked as such"
+)]
+
+mod daemon;
+mod failure;
+mod ground;
+mod kill;
+mod nics;
+mod support;

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! NICs that go, come back or change their names: none of them may be left without the filter.
+
+use std::time::Duration;
+
+use sluice_lab::{
+    dns_server::DnsServer,
+    gateway::{Configuration, Gateway},
+    listener::Listeners,
+    netns::Namespace,
+    probe::Outcome,
+    process::{run, wait_until},
+    topology::{Clients, RESOLVER, Topology},
+};
+
+use crate::support::{
+    GATEWAY, ask, check_off, check_tcp, configuration, explain, has_program, zone,
+};
+
+/// The daemon looks at NICs every two seconds.
+const NOTICED: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_nic_that_is_made_anew_is_filtered_again() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let mut gateway = Gateway::new(&lab, &configuration()).unwrap();
+    gateway.start().unwrap();
+    assert!(has_program(&lab.gateway, "lan0"));
+
+    ip(&lab.gateway, "link del lan0");
+    wait_until("the loss is noticed", NOTICED, || {
+        let status = ask(&gateway, &["status"]);
+        Ok(status["ready"] == false && status["problems"].to_string().contains("lan0"))
+    })
+    .unwrap();
+
+    ip(&lab.gateway, "link add lan0 type veth peer name far0");
+    ip(&lab.gateway, "link set lan0 up");
+    wait_until("the filter is back", NOTICED, || Ok(has_program(&lab.gateway, "lan0"))).unwrap();
+    wait_until("all is well", NOTICED, || {
+        let status = ask(&gateway, &["status"]);
+        Ok(status["ready"] == true && status["nics"][0]["attached"] == "native")
+    })
+    .unwrap();
+    assert!(gateway.log().contains("attached again"), "{}", gateway.log());
+}
+
+#[test]
+fn the_name_counts_and_not_the_device_that_had_it() {
+    let lab = Topology::new(Clients::Two).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let mut gateway = Gateway::new(&lab, &configuration()).unwrap();
+    gateway.start().unwrap();
+    gateway.kill();
+
+    for (old, new) in [("lan0", "old0"), ("lan1", "lan0")] {
+        ip(&lab.gateway, &format!("link set {old} down"));
+        ip(&lab.gateway, &format!("link set {old} name {new}"));
+        ip(&lab.gateway, &format!("link set {new} up"));
+    }
+    assert!(has_program(&lab.gateway, "old0"), "the link stays with its device");
+    assert!(!has_program(&lab.gateway, "lan0"));
+    gateway.start().unwrap();
+    assert!(has_program(&lab.gateway, "lan0"));
+    check_off(&lab.gateway, "old0");
+
+    // The same while the daemon runs.
+    for (old, new) in [("lan0", "lan9"), ("old0", "lan0")] {
+        ip(&lab.gateway, &format!("link set {old} down"));
+        ip(&lab.gateway, &format!("link set {old} name {new}"));
+        ip(&lab.gateway, &format!("link set {new} up"));
+    }
+    wait_until("the filter is there", NOTICED, || Ok(has_program(&lab.gateway, "lan0"))).unwrap();
+    check_off(&lab.gateway, "lan9");
+}
+
+#[test]
+fn a_wide_prefix_does_not_open_the_gateway() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let _internet = Listeners::start(&lab.internet, [22], []).unwrap();
+    let _service = Listeners::start(&lab.gateway, [22], []).unwrap();
+    let everything =
+        "[[rule]]\nname = \"all\"\nto = [\"0.0.0.0/0\", \"::/0\"]\ntcp = \"any\"\nudp = \"any\"\n";
+    let wide = Configuration::new(GATEWAY).policy("wide", everything);
+    let mut gateway = Gateway::new(&lab, &wide).unwrap();
+    gateway.start().unwrap();
+    check_tcp(&lab.client, "198.51.100.7:22", Outcome::Answered);
+    for own in ["10.20.0.1:22", "192.0.2.1:22", "[fd00:20::1]:22"] {
+        check_tcp(&lab.client, own, Outcome::Silence);
+    }
+    for closed in ["--to 10.20.0.255 --udp 137", "--to 192.0.2.255 --udp 137"] {
+        let (code, answer) = explain(&gateway, closed);
+        assert_eq!((code, &answer["reason"]), (Some(1), &"not-listed".into()), "{closed}");
+    }
+    // What is routed elsewhere can't come from here, and neither can the gateway's own address.
+    for from in ["192.0.2.2", "192.0.2.1", "10.20.0.1"] {
+        let question = format!("--from {from} --to 198.51.100.7 --tcp 22");
+        assert_eq!(explain(&gateway, &question).1["reason"], "spoofed-source", "{from}");
+    }
+
+    let open = everything.replace("[\"0.0.0.0/0\"", "[\"self\", \"0.0.0.0/0\"");
+    gateway.configure(&Configuration::new(GATEWAY).policy("wide", open)).unwrap();
+    gateway.text(&["reload"]).unwrap();
+    check_tcp(&lab.client, "10.20.0.1:22", Outcome::Answered);
+}
+
+#[test]
+fn a_restart_without_a_resolver_keeps_what_was_known() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let mut dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let _listeners = Listeners::start(&lab.internet, [443], []).unwrap();
+    let patient = GATEWAY.replace("grace    = \"1s\"", "grace    = \"10m\"");
+    let policy = crate::support::POLICY;
+    let mut gateway =
+        Gateway::new(&lab, &Configuration::new(patient).policy("test", policy)).unwrap();
+    gateway.start().unwrap();
+    check_tcp(&lab.client, "20.190.130.1:443", Outcome::Answered);
+    // The addresses are on disk some seconds after they came.
+    wait_until("the names are saved", Duration::from_secs(20), || {
+        Ok(gateway.state().join("names.json").exists())
+    })
+    .unwrap();
+    dns.stop();
+    gateway.kill();
+    gateway.start().unwrap();
+    check_tcp(&lab.client, "20.190.130.1:443", Outcome::Answered);
+    check_tcp(&lab.client, "20.190.130.2:443", Outcome::Silence);
+}
+
+fn ip(namespace: &Namespace, arguments: &str) {
+    run(namespace.command("ip").args(arguments.split(' '))).unwrap();
+}

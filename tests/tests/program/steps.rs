@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What packets see while tables change, and what a process leaves behind that ends in between.
+
+use filter_common::wire::Observation;
+use filter_user::{
+    compile::{
+        CounterLedger, FreeRows, SlotTables, Step, compile, compile_names, diff, rebuild, sweep,
+    },
+    kernel::{Role, maps::SlotIndex},
+};
+use sluice_lab::model::{Packet, random_change, random_packet, random_policy};
+
+use crate::{ground::Ground, random::NICS};
+
+/// Of the steps that write port classes and zones, of which a policy may have thousands, packets
+/// are sent after every so many.
+const SAMPLE: usize = 512;
+
+/// A packet, and what is observed of it before and after a change.
+struct Probe {
+    nic: u8,
+    frame: Vec<u8>,
+    old: Observation,
+    new: Observation,
+}
+
+#[test]
+fn a_swap_shows_nothing_until_it_is_whole() {
+    let mut ground = Ground::new(NICS, &[Role::Observing]);
+    let (mut steps, mut judged, mut differing) = (0, 0, 0);
+    for seed in 0..8 {
+        let (policy, names, host) = random_policy(500 + seed);
+        let mut ledger = CounterLedger::default();
+        let new = compile(&policy, &names, &host, &mut ledger).expect("it fits").tables;
+        let packets = (0..12).map(|number| {
+            // Half of the packets are meant for the policy before this one.
+            let (policy, names, host) = random_policy(500 + seed - seed.min(number % 2));
+            random_packet(seed << 24 | number, &policy, &names, &host)
+        });
+        let old = ground.tables().clone();
+        let mut probes: Vec<Probe> =
+            packets.map(|packet| probe(&ground, &packet, &old, &new)).collect();
+        differing += probes.iter().filter(|probe| probe.old.reason != probe.new.reason).count();
+
+        let idle = SlotIndex::of(ground.active).other();
+        let swap = rebuild(ground.slot(idle), &new);
+        for (number, step) in swap.iter().enumerate() {
+            ground.step(idle, step);
+            let one_of_many = matches!(step, Step::PortClass { .. } | Step::Zone { .. });
+            if !one_of_many || number % SAMPLE == 0 {
+                judged += probes.len();
+                for Probe { nic, frame, old, .. } in &probes {
+                    assert_eq!(ground.observe(*nic, frame), *old, "seed {seed}, {step:?}");
+                }
+            }
+        }
+        steps += swap.len();
+        ground.activate(idle, &new);
+        for Probe { nic, frame, new, .. } in &mut probes {
+            new.active = ground.active.0;
+            assert_eq!(ground.observe(*nic, frame), *new, "seed {seed}, after the swap");
+        }
+    }
+    println!("swaps: {steps} steps, {judged} packets between them, {differing} judged anew after");
+    assert!(differing > 20, "only {differing} packets see a difference");
+}
+
+#[test]
+fn a_process_that_ends_leaves_one_whole_policy() {
+    let mut ground = Ground::new([0], &[Role::Observing]);
+    // Policies of gateways with the one NIC that the program is loaded for.
+    let policies = (0..).map(random_policy).filter(|(_, _, host)| {
+        let nics: Vec<u8> = host.nics.iter().map(|nic| nic.slot).collect();
+        nics == [0]
+    });
+    let mut reopened = 0;
+    for (round, (policy, names, host)) in policies.take(2).enumerate() {
+        let mut ledger = CounterLedger::default();
+        let new = compile(&policy, &names, &host, &mut ledger).expect("it fits").tables;
+        let old = ground.tables().clone();
+        let probes: Vec<Probe> = (0..20)
+            .map(|number| random_packet(number, &policy, &names, &host))
+            .map(|packet| probe(&ground, &packet, &old, &new))
+            .collect();
+        let idle = SlotIndex::of(ground.active).other();
+        let swap = rebuild(ground.slot(idle), &new);
+        for step in &swap[..swap.len() / 3 * (round + 1)] {
+            ground.step(idle, step);
+        }
+        ground = ground.reopen();
+        reopened += 1;
+        for Probe { nic, frame, old, .. } in &probes {
+            assert_eq!(ground.observe(*nic, frame), *old, "round {round}, between two steps");
+        }
+        // The next process finishes what it finds, whatever that is.
+        for step in rebuild(ground.slot(idle), &new) {
+            ground.step(idle, &step);
+        }
+        ground.activate(idle, &new);
+        if round == 1 {
+            ground = ground.reopen();
+            reopened += 1;
+        }
+        for Probe { nic, frame, new, .. } in &probes {
+            let expected = Observation { active: ground.active.0, ..*new };
+            assert_eq!(ground.observe(*nic, frame), expected, "round {round}, after the swap");
+        }
+    }
+    println!("pins: opened again {reopened} times, both slots as they were written");
+}
+
+#[test]
+fn names_change_in_the_slot_in_force() {
+    let mut ground = Ground::new(NICS, &[Role::Observing]);
+    let (mut steps, mut judged, mut differing) = (0, 0, 0);
+    for seed in 0..20 {
+        let (policy, mut names, host) = random_policy(700 + seed);
+        let mut ledger = CounterLedger::default();
+        let mut compiled = compile(&policy, &names, &host, &mut ledger).expect("it fits");
+        let mut free = FreeRows::default();
+        ground.swap(&compiled.tables);
+        for round in 0..4 {
+            let new_names = random_change(seed << 8 | round, &names);
+            let next = compile_names(&compiled, &policy, &new_names, &host, &mut ledger, &free)
+                .expect("it fits");
+            free.grants.retain(|row| next.meaning.grant(*row).is_none());
+            free.port_sets.retain(|row| next.meaning.port_set(*row).is_none());
+            let packets = (0..200).map(|number| {
+                let names = if number % 2 == 0 { &names } else { &new_names };
+                random_packet(seed << 24 | round << 16 | number, &policy, names, &host)
+            });
+            let probes =
+                packets.map(|packet| probe(&ground, &packet, &compiled.tables, &next.tables));
+            // Few packets see a difference, and they are those that matter.
+            let (mut probes, others): (Vec<Probe>, Vec<Probe>) =
+                probes.partition(|probe| probe.old.permit != probe.new.permit);
+            differing += probes.len();
+            probes.extend(others.into_iter().take(16));
+
+            let (swept, freed) = sweep(&next);
+            let active = SlotIndex::of(ground.active);
+            for (from, to) in [(&compiled, &next), (&next, &swept)] {
+                // Rows are cleared only when no packet can be on its way to them any more.
+                ground.maps.wait_for_packets().unwrap();
+                for step in diff(&from.tables, &to.tables) {
+                    ground.step(active, &step);
+                    steps += 1;
+                    judged += probes.len();
+                    for Probe { nic, frame, old, new } in &probes {
+                        let seen = ground.observe(*nic, frame);
+                        assert!(
+                            seen == *old || seen == *new,
+                            "seed {seed}, round {round}, {step:?}: {seen:?} is neither {old:?} \
+                             nor {new:?}"
+                        );
+                    }
+                }
+                for Probe { nic, frame, new, .. } in &probes {
+                    assert_eq!(ground.observe(*nic, frame), *new, "seed {seed}, round {round}");
+                }
+            }
+            free.grants.extend(freed.grants);
+            free.port_sets.extend(freed.port_sets);
+            (compiled, names) = (swept, new_names);
+        }
+    }
+    println!("names: {steps} steps in force, {judged} packets between them, {differing} changed");
+    assert!(differing > 20, "only {differing} packets see a difference");
+}
+
+/// A packet with what the program observes of it by old and by new tables.
+fn probe(ground: &Ground, packet: &Packet, old: &SlotTables, new: &SlotTables) -> Probe {
+    let frame = packet.frame();
+    let old = ground.expected(old, packet.nic, &frame);
+    let new = ground.expected(new, packet.nic, &frame);
+    Probe { nic: packet.nic, frame, old, new }
+}
