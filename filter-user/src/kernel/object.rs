@@ -83,7 +83,7 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// The kernel refuses the frame (too short, or longer than a page without its overhead).
+    /// The kernel refuses the frame, as it is too short, or too long for the kernel at hand.
     pub fn run(&mut self, frame: &[u8]) -> Result<u32> {
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
         let result = self
