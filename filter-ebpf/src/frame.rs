@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 //! The only place that touches packet memory.
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
+use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use filter_common::frame::Frame;
 
 /// No header that the parser looks at begins beyond this; it keeps offsets in the range that the
@@ -13,7 +13,7 @@ const MAX_OFFSET: usize = 0x3fff;
 pub(crate) struct XdpFrame {
     start: usize,
     end: usize,
-    context: *mut xdp_md,
+    length: u32,
     cell: *mut u32,
 }
 
@@ -22,16 +22,17 @@ impl XdpFrame {
     /// reads there is any value to it.
     #[inline(always)]
     pub(crate) fn new(context: &XdpContext, cell: *mut u32) -> Self {
-        Self { start: context.data(), end: context.data_end(), context: context.ctx, cell }
+        // SAFETY: the context is the one that the kernel gave the program.
+        let length = unsafe { bpf_xdp_get_buff_len(context.ctx) };
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        Self { start: context.data(), end: context.data_end(), length, cell }
     }
 }
 
 impl Frame for XdpFrame {
     #[inline(always)]
     fn len(&self) -> u32 {
-        // SAFETY: the context is the one that the kernel gave the program.
-        let length = unsafe { bpf_xdp_get_buff_len(self.context) };
-        u32::try_from(length).unwrap_or(u32::MAX)
+        self.length
     }
 
     #[inline(always)]
