@@ -27,16 +27,12 @@ pub use self::{
     ports::{PortSet, PortSpan},
 };
 
-/// What a page says.
+/// What one or several inputs say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// The kind of input it was recognised as.
-    pub format: Format,
-    /// The page's title.
-    pub title: Option<String>,
-    /// The page's own date, as it is written there.
-    pub date: Option<String>,
-    /// The endpoint sets, in the order of the page.
+    /// The inputs, in the order they were given.
+    pub sources: Vec<Source>,
+    /// The endpoint sets, in the order of the inputs and their lines.
     pub endpoint_sets: Vec<EndpointSet>,
     /// Each token that went into a set, in the order of the page.
     pub imported: Vec<Imported>,
@@ -46,16 +42,48 @@ pub struct Document {
     pub warnings: Vec<Warning>,
 }
 
+/// An input: a page or a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// What it is called, without directories; `-` for standard input.
+    pub name: String,
+    /// The kind of input that it was read as.
+    pub format: Format,
+    /// Its title.
+    pub title: Option<String>,
+    /// Its own date or version, as it is written there.
+    pub date: Option<String>,
+}
+
+/// How an input is to be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The kind of input; recognised by its content where there is none.
+    pub format: Option<Format>,
+    /// The service tags to take from a file of service tags; no other is read.
+    pub tags: Vec<String>,
+    /// What stands in for `<tenant>` and its like.
+    pub tenant: Option<String>,
+}
+
 /// A kind of input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
-    /// A documentation page in Markdown.
-    Markdown,
+    /// A documentation page: Markdown, a rendered copy of it, or its plain text.
+    Page,
+    /// What the Microsoft 365 endpoints web service answers.
+    M365Json,
+    /// A file of Azure service tags.
+    ServiceTags,
+    /// One name, address or prefix a line.
+    List,
 }
 
 /// Endpoints that the page lists together and that have the same ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSet {
+    /// The index of its input in [`Document::sources`].
+    pub source: usize,
     /// The vendor's number of the set.
     pub id: Option<u32>,
     /// The heading that it stands under.
@@ -146,6 +174,8 @@ pub enum SetState {
 /// A token that went into a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
+    /// The index of its input in [`Document::sources`].
+    pub source: usize,
     /// The line of the token, from 1.
     pub line: u32,
     /// The name or prefix, as the set holds it.
@@ -157,6 +187,8 @@ pub struct Imported {
 /// A token that is in no set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
+    /// The index of its input in [`Document::sources`].
+    pub source: usize,
     /// The line of the token, from 1.
     pub line: u32,
     /// The token; the host where it is a URL.
@@ -199,19 +231,24 @@ pub enum Why {
 /// Something that a reader has to know about the page.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Warning {
+    /// The index of its input in [`Document::sources`].
+    pub source: usize,
     /// The line, from 1.
     pub line: u32,
     /// What is the matter.
     pub text: String,
 }
 
-/// Reads a page.
+/// Reads one input.
 ///
 /// # Errors
 ///
-/// [`InvalidDocument::NoEndpoints`] where nothing on the page is an endpoint.
-pub fn parse(text: &str) -> Result<Document, InvalidDocument> {
-    let document = assemble::document(text);
+/// [`InvalidDocument::NoEndpoints`] where nothing in it is an endpoint.
+pub fn parse(name: &str, text: &str, _options: &Options) -> Result<Document, InvalidDocument> {
+    let mut document = assemble::document(text);
+    for source in &mut document.sources {
+        source.name = name.to_owned();
+    }
     if document.endpoint_sets.is_empty() {
         return Err(InvalidDocument::NoEndpoints { tokens: document.left_out.len() });
     }
@@ -239,7 +276,10 @@ impl Format {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Markdown => "intune-doc",
+            Self::Page => "intune-doc",
+            Self::M365Json => "m365-json",
+            Self::ServiceTags => "service-tags",
+            Self::List => "list",
         }
     }
 }

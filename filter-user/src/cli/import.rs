@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use crate::{
-    document::{self, Document, EndpointSet, Note, PortSpan, SetState},
+    document::{self, Document, EndpointSet, Note, PortSpan, SetState, Source},
     policy::import::{Header, Options, policy_file},
 };
 
@@ -45,7 +45,7 @@ pub(super) struct ImportArgs {
 pub(super) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let (name, bytes) = read(&args.file)?;
     let document = document::decode(&bytes)
-        .and_then(|text| document::parse(&text))
+        .and_then(|text| document::parse(&name, &text, &document::Options::default()))
         .with_context(|| name.clone())?;
     for warning in &document.warnings {
         eprintln!("{name}:{}: warning: {}", warning.line, warning.text);
@@ -58,7 +58,7 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
         replace(output, &policy()).with_context(|| format!("can't write {}", output.display()))?;
     }
     if args.json {
-        let json = serde_json::to_string_pretty(&json(&document, &name))?;
+        let json = serde_json::to_string_pretty(&json(&document))?;
         print(&format!("{json}\n"))?;
     } else if args.report {
         print(&report(&document, &name))?;
@@ -151,7 +151,7 @@ fn report(document: &Document, name: &str) -> String {
 #[derive(Serialize)]
 struct JsonDocument<'a> {
     format: &'a str,
-    sources: [JsonSource<'a>; 1],
+    sources: Vec<JsonSource<'a>>,
     endpoint_sets: Vec<JsonSet<'a>>,
     left_out: Vec<JsonLeftOut<'a>>,
     warnings: Vec<JsonWarning<'a>>,
@@ -160,12 +160,14 @@ struct JsonDocument<'a> {
 #[derive(Serialize)]
 struct JsonSource<'a> {
     name: &'a str,
+    format: &'a str,
     title: Option<&'a str>,
     date: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 struct JsonSet<'a> {
+    source: usize,
     id: Option<u32>,
     section: &'a str,
     description: &'a str,
@@ -185,6 +187,7 @@ struct JsonSet<'a> {
 
 #[derive(Serialize)]
 struct JsonLeftOut<'a> {
+    source: usize,
     line: u32,
     token: &'a str,
     why: &'a str,
@@ -192,35 +195,54 @@ struct JsonLeftOut<'a> {
 
 #[derive(Serialize)]
 struct JsonWarning<'a> {
+    source: usize,
     line: u32,
     text: &'a str,
 }
 
-fn json<'a>(document: &'a Document, name: &'a str) -> JsonDocument<'a> {
+fn json(document: &Document) -> JsonDocument<'_> {
     let left_out = document.left_out.iter().map(|token| JsonLeftOut {
+        source: token.source,
         line: token.line,
         token: &token.token,
         why: token.why.as_str(),
     });
-    let warnings = document
-        .warnings
-        .iter()
-        .map(|warning| JsonWarning { line: warning.line, text: &warning.text });
+    let warnings = document.warnings.iter().map(|warning| JsonWarning {
+        source: warning.source,
+        line: warning.line,
+        text: &warning.text,
+    });
     JsonDocument {
-        format: document.format.as_str(),
-        sources: [JsonSource {
-            name,
-            title: document.title.as_deref(),
-            date: document.date.as_deref(),
-        }],
+        format: format(document),
+        sources: document.sources.iter().map(json_source).collect(),
         endpoint_sets: document.endpoint_sets.iter().map(json_set).collect(),
         left_out: left_out.collect(),
         warnings: warnings.collect(),
     }
 }
 
+/// The format of all inputs, if they have one in common.
+fn format(document: &Document) -> &'static str {
+    let mut formats = document.sources.iter().map(|source| source.format);
+    let first = formats.next();
+    match first {
+        Some(first) if formats.all(|format| format == first) => first.as_str(),
+        _ => "mixed",
+    }
+}
+
+fn json_source(source: &Source) -> JsonSource<'_> {
+    JsonSource {
+        name: &source.name,
+        format: source.format.as_str(),
+        title: source.title.as_deref(),
+        date: source.date.as_deref(),
+    }
+}
+
 fn json_set(set: &EndpointSet) -> JsonSet<'_> {
     JsonSet {
+        source: set.source,
         id: set.id,
         section: &set.section,
         description: &set.description,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::{
     Category, Document, EndpointSet, Format, Imported, LeftOut, Note, PortSet, PortsFrom, SetState,
-    Stated, Warning, Why, list,
+    Source, Stated, Warning, Why, list,
     markdown::{self, Block},
     ports::{self, Reading},
     prose::{self, Lead},
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn warn(&mut self, line: u32, text: String) {
-        self.warnings.push(Warning { line, text });
+        self.warnings.push(Warning { source: 0, line, text });
     }
 
     /// Settles what is still unclaimed in a piece of prose.
@@ -371,7 +371,12 @@ impl Reader<'_> {
             .zip(&self.fates)
             .filter_map(|(token, fate)| match fate {
                 Fate::LeftOut(why) if token.kind != Kind::Dotted || *why == Why::Broken => {
-                    Some(LeftOut { line: token.line, token: token.text.clone(), why: *why })
+                    Some(LeftOut {
+                        source: 0,
+                        line: token.line,
+                        token: token.text.clone(),
+                        why: *why,
+                    })
                 }
                 _ => None,
             })
@@ -379,9 +384,7 @@ impl Reader<'_> {
         self.warnings.sort();
         self.warnings.dedup();
         Document {
-            format: Format::Markdown,
-            title,
-            date,
+            sources: vec![Source { name: String::new(), format: Format::Page, title, date }],
             endpoint_sets: sets,
             imported: imported.into_iter().map(|(_, imported)| imported).collect(),
             left_out,
@@ -480,6 +483,7 @@ impl Reader<'_> {
                                 "other ports"
                             };
                             self.warnings.push(Warning {
+source: 0,
                                 line,
                                 text: format!(
                                     "ID {id} stands at line {first} too, with {what}; both are kept apart"
@@ -529,14 +533,14 @@ impl Reader<'_> {
                         let written = self.slice(&token.range);
                         let text =
                             format!("{written} has host bits set; it is taken as {}", token.text);
-                        self.warnings.push(Warning { line: token.line, text });
+                        self.warnings.push(Warning { source: 0, line: token.line, text });
                     }
                 }
                 Kind::Url(Url { host: Host::Net(net), .. }) => prefixes.push(net.net),
                 _ => names.push(token.text.clone()),
             }
             let (line, text) = (token.line, token.text.clone());
-            imported.push((*index, Imported { line, token: text, set: number }));
+            imported.push((*index, Imported { source: 0, line, token: text, set: number }));
         }
         let about_section =
             self.section_notes.iter().filter(|(section, _)| *section == draft.section);
@@ -555,6 +559,7 @@ impl Reader<'_> {
         let state = if ports.is_empty() {
             let names: Vec<&str> = seen.iter().map(String::as_str).collect();
             self.warnings.push(Warning {
+                source: 0,
                 line: draft.lines.0,
                 text: format!("no ports are given for {}; written disabled", some_of(&names)),
             });
@@ -563,6 +568,7 @@ impl Reader<'_> {
             SetState::Enabled
         };
         EndpointSet {
+            source: 0,
             id: draft.id,
             section,
             description,
@@ -622,6 +628,7 @@ impl Reader<'_> {
                     .collect();
                 if !only_here.is_empty() {
                     self.warnings.push(Warning {
+                        source: 0,
                         line,
                         text: format!(
                             "{kind} in the consolidated list only: {}",
@@ -631,6 +638,7 @@ impl Reader<'_> {
                 }
                 if !only_there.is_empty() && listed.iter().any(|text| is_net(text) == test) {
                     self.warnings.push(Warning {
+                        source: 0,
                         line,
                         text: format!(
                             "{kind} missing from the consolidated list: {}",

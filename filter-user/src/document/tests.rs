@@ -210,7 +210,10 @@ fn commands_and_file_names_are_no_endpoints() {
         left_out(page),
         ["4 psexec.exe file-name", "4 a.com mention", "9 Test-It.ps1 file-name"]
     );
-    assert!(matches!(parse(page), Err(InvalidDocument::NoEndpoints { tokens: 3 })));
+    assert!(matches!(
+        parse("PAGE", page, &Options::default()),
+        Err(InvalidDocument::NoEndpoints { tokens: 3 })
+    ));
 }
 
 proptest::proptest! {

@@ -77,10 +77,16 @@ fn head(document: &Document, header: &Header, rules: &[RuleText]) -> String {
         .into_iter()
         .map(|(why, count)| format!("{count} {why}"))
         .collect();
-    let page = document.title.as_deref().unwrap_or("a page without a title");
-    let date = document.date.as_ref().map(|date| format!(", {date}")).unwrap_or_default();
-    let mut lines = vec![
-        format!("{page}{date}"),
+    let mut lines: Vec<String> = document
+        .sources
+        .iter()
+        .map(|source| {
+            let page = source.title.as_deref().unwrap_or(&source.name);
+            let date = source.date.as_ref().map(|date| format!(", {date}")).unwrap_or_default();
+            format!("{page}{date}")
+        })
+        .collect();
+    lines.extend([
         format!("Made by `{}`", header.command),
         format!(
             "{} endpoint sets, {} rules ({disabled} disabled), {} names, {v4} IPv4 and {} IPv6 prefixes",
@@ -89,7 +95,7 @@ fn head(document: &Document, header: &Header, rules: &[RuleText]) -> String {
             names.len(),
             prefixes.len() - v4
         ),
-    ];
+    ]);
     if !left_out.is_empty() {
         lines.push(format!("left out: {}", left_out.join(", ")));
     }
@@ -281,7 +287,8 @@ fn unique(name: &str, taken: &mut BTreeSet<String>) -> String {
 
 /// The product that a page is about: what comes behind "Microsoft" in its title, or its first words.
 fn prefix(document: &Document) -> String {
-    let title = slug(document.title.as_deref().unwrap_or_default());
+    let title = document.sources.first().and_then(|source| source.title.as_deref());
+    let title = slug(title.unwrap_or_default());
     let mut words = title.split('-').skip_while(|word| *word != "microsoft").skip(1);
     match (words.next(), title.is_empty()) {
         (Some(word), _) => word.to_owned(),

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use super::*;
 use crate::{
-    document::{decode, parse},
+    document::{self, decode, parse},
     policy::load,
 };
 
@@ -17,7 +17,7 @@ const PAGE: &str = "# Network endpoints for Microsoft Intune\n\n## Requirements 
     - d.example.com\n- https://e.example.com\n";
 
 fn made(page: &str) -> String {
-    let document = parse(page).unwrap();
+    let document = parse("PAGE", page, &document::Options::default()).unwrap();
     let header = Header { command: "sluice import PAGE".to_owned() };
     policy_file(&document, &Options::default(), &header)
 }
@@ -84,7 +84,7 @@ fn the_catalog_is_what_the_importer_makes() {
         return;
     }
     let page = fs::read(seeds.join(file)).unwrap();
-    let document = parse(&decode(&page).unwrap()).unwrap();
+    let document = parse(file, &decode(&page).unwrap(), &document::Options::default()).unwrap();
     let header = Header { command: format!("sluice import {file} -o catalog/intune.toml") };
     let made = policy_file(&document, &Options::default(), &header);
     let kept = fs::read_to_string(root.join("catalog/intune.toml")).unwrap();
