@@ -9,13 +9,21 @@
 //! Everything here is pure: the same bytes give the same document.
 
 mod assemble;
+mod broken;
 mod decode;
+mod endpoints;
+mod entities;
+mod flat;
+mod html;
 mod list;
 mod markdown;
+mod plain;
 mod ports;
 mod prose;
 mod table;
+mod template;
 mod token;
+mod words;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -244,8 +252,8 @@ pub struct Warning {
 /// # Errors
 ///
 /// [`InvalidDocument::NoEndpoints`] where nothing in it is an endpoint.
-pub fn parse(name: &str, text: &str, _options: &Options) -> Result<Document, InvalidDocument> {
-    let mut document = assemble::document(text);
+pub fn parse(name: &str, text: &str, options: &Options) -> Result<Document, InvalidDocument> {
+    let mut document = assemble::document(text, options);
     for source in &mut document.sources {
         source.name = name.to_owned();
     }

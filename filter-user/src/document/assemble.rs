@@ -3,19 +3,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
+    ops::{Range, RangeInclusive},
 };
 
 use ipnet::IpNet;
 
 use super::{
-    Category, Document, EndpointSet, Format, Imported, LeftOut, Note, PortSet, PortsFrom, SetState,
-    Source, Stated, Warning, Why, list,
+    Category, Document, EndpointSet, Format, Imported, LeftOut, Note, Options, PortSet, PortsFrom,
+    SetState, Source, Stated, Warning, Why, entities, flat, list,
     markdown::{self, Block},
+    plain,
     ports::{self, Reading},
     prose::{self, Lead},
-    table,
+    table::{self, Found},
+    template,
     token::{self, Host, HostBits, Kind, Token, Url},
+    words,
 };
 
 /// What became of a token.
@@ -73,11 +76,13 @@ pub(super) struct Reader<'a> {
     sections: Vec<String>,
     section_ports: Option<PortSet>,
     /// Remarks on a whole section, and on the sets that hold some names.
-    section_notes: Vec<(usize, Note)>,
-    name_notes: Vec<(BTreeSet<String>, Note)>,
+    section_notes: BTreeMap<usize, Vec<Note>>,
+    name_notes: BTreeMap<String, Vec<Note>>,
     tab: Option<String>,
     pub(super) lead: Lead,
     pub(super) documentation_section: bool,
+    /// The names that a token with a number to fill in stands for.
+    pub(super) expansions: BTreeMap<usize, Vec<String>>,
 }
 
 /// What endpoints have in common to be in one set.
@@ -88,6 +93,15 @@ type PartKey = (PortSet, PortsFrom);
 struct Part {
     draft: Draft,
     key: PartKey,
+}
+
+/// What parts of one set have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Same {
+    /// ID, ports and the facts of the row.
+    Row(u32, PortSet, (Option<Category>, Stated, Stated, Option<String>)),
+    /// Heading, tab and ports.
+    List(usize, Option<String>, PartKey),
 }
 
 /// The members of a draft by their ports, with the lines that the ports were taken from.
@@ -103,11 +117,15 @@ const LISTED: usize = 8;
 const CONSOLIDATED: usize = 10;
 
 /// Reads a page.
-pub(super) fn document(text: &str) -> Document {
-    let page = markdown::read(text);
-    let tokens = token::scan(text);
+pub(super) fn document(text: &str, options: &Options) -> Document {
+    let text = entities::decode(text);
+    let hidden = markdown::hidden(&text);
+    let visible = hidden.blank_out(&text);
+    let copied = hidden.metadata.is_none() && hidden.comments.is_empty() && plain::is_plain(&text);
+    let page = if copied { plain::read(&visible) } else { markdown::read(&visible) };
+    let tokens = token::scan(&text, options.tenant.as_deref());
     let mut reader = Reader {
-        text,
+        text: &visible,
         line_starts: std::iter::once(0)
             .chain(text.match_indices('\n').map(|(offset, _)| offset + 1))
             .collect(),
@@ -117,19 +135,20 @@ pub(super) fn document(text: &str) -> Document {
         warnings: Vec::new(),
         sections: vec![String::new()],
         section_ports: None,
-        section_notes: Vec::new(),
-        name_notes: Vec::new(),
+        section_notes: BTreeMap::new(),
+        name_notes: BTreeMap::new(),
         tab: None,
         lead: Lead::Endpoints,
         documentation_section: false,
+        expansions: BTreeMap::new(),
     };
-    for start in &page.open_comments {
+    for start in &hidden.open_comments {
         let line = reader.line(*start);
         reader.warn(line, "this comment is never closed; the rest is left out".to_owned());
     }
     for (ranges, why) in [
-        (page.metadata.as_slice(), Why::Metadata),
-        (&page.comments, Why::Comment),
+        (hidden.metadata.as_slice(), Why::Metadata),
+        (&hidden.comments, Why::Comment),
         (&page.links, Why::Link),
     ] {
         for range in ranges {
@@ -146,7 +165,7 @@ pub(super) fn document(text: &str) -> Document {
             reader.prose(&range);
         }
     }
-    let metadata = page.metadata.map(|range| reader.slice(&range)).unwrap_or_default();
+    let metadata = hidden.metadata.and_then(|range| text.get(range)).unwrap_or_default();
     let (title, date) = (front_matter(metadata, "title"), front_matter(metadata, "ms.date"));
     let title = title.or_else(|| {
         page.blocks.iter().find_map(|block| match block {
@@ -238,6 +257,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What a piece of the page says about the numbers that a `#` in a name stands for.
+    pub(super) fn numbers_in(&self, range: &Range<usize>) -> Option<RangeInclusive<u32>> {
+        let text = self.slice(range);
+        text.contains('#').then(|| template::numbers(&prose::plain(text))).flatten()
+    }
+
     pub(super) fn warn(&mut self, line: u32, text: String) {
         self.warnings.push(Warning { source: 0, line, text });
     }
@@ -272,7 +297,7 @@ impl<'a> Reader<'a> {
                 self.section_ports = None;
                 self.tab = None;
                 self.lead = Lead::Endpoints;
-                self.documentation_section = prose::is_documentation_heading(text);
+                self.documentation_section = words::is_documentation_heading(text);
             }
             Block::Tab { text } => {
                 self.tab = Some(text.clone());
@@ -288,8 +313,12 @@ impl<'a> Reader<'a> {
                 list::item(self, range);
             }
             Block::Fence(range) => list::fence(self, range),
-            Block::Table { header, rows } => {
-                table::read(self, header, rows);
+            Block::Table(range) => {
+                table::read(self, range);
+                self.lead = Lead::Endpoints;
+            }
+            Block::HtmlTable(rows) => {
+                table::html(self, rows);
                 self.lead = Lead::Endpoints;
             }
         }
@@ -297,6 +326,12 @@ impl<'a> Reader<'a> {
 
     fn paragraph(&mut self, range: &Range<usize>) {
         if list::paragraph(self, range) == list::Claimed::Yes {
+            return;
+        }
+        if table::paragraph(self, range) == Found::Table
+            || flat::paragraph(self, range) == Found::Table
+        {
+            self.lead = Lead::Endpoints;
             return;
         }
         self.remember_inspection(range);
@@ -307,7 +342,7 @@ impl<'a> Reader<'a> {
             let phrase = ports::read(sentence, Reading::Sentence);
             if prose::gives_ports(sentence) {
                 ports.extend(&phrase.ports);
-            } else if prose::is_peer_to_peer(sentence) && !phrase.ports.is_empty() {
+            } else if words::is_peer_to_peer(sentence) && !phrase.ports.is_empty() {
                 self.note_section(Note::Remark(prose::plain(sentence)));
             }
         }
@@ -324,7 +359,7 @@ impl<'a> Reader<'a> {
         let text = self.slice(range);
         for sentence in prose::sentences(text) {
             let words = prose::plain(text.get(sentence.clone()).unwrap_or_default());
-            if !prose::is_inspection(&words) || prose::is_reference(&words) {
+            if !words::is_inspection(&words) || words::is_reference(&words) {
                 continue;
             }
             let note = Note::Remark(prose::without_alert(&words).to_owned());
@@ -336,13 +371,15 @@ impl<'a> Reader<'a> {
             if names.is_empty() {
                 self.note_section(note);
             } else {
-                self.name_notes.push((names, note));
+                for name in names {
+                    remember(self.name_notes.entry(name).or_default(), note.clone());
+                }
             }
         }
     }
 
     fn note_section(&mut self, note: Note) {
-        self.section_notes.push((self.sections.len() - 1, note));
+        remember(self.section_notes.entry(self.sections.len() - 1).or_default(), note);
     }
 }
 
@@ -460,50 +497,50 @@ impl Reader<'_> {
     /// Joins what is one set: rows with the same ID that agree, lists under one heading.
     fn merge(&mut self, parts: Vec<Part>) -> Vec<Part> {
         let mut merged: Vec<Part> = Vec::new();
-        // For each ID and for each heading, tab and ports, the parts so far.
-        let mut rows: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        let mut lists: BTreeMap<(usize, Option<String>, PartKey), usize> = BTreeMap::new();
+        let mut known: BTreeMap<Same, usize> = BTreeMap::new();
+        // For each ID, the line, the ports and the number of its first part.
+        let mut first: BTreeMap<u32, (u32, PortSet)> = BTreeMap::new();
         for part in parts {
-            let target = match (part.draft.kind, part.draft.id) {
-                (DraftKind::Row, None) => None,
-                (DraftKind::Row, Some(id)) => {
-                    let others = rows.entry(id).or_default();
-                    let same = others
-                        .iter()
-                        .copied()
-                        .find(|index| merged.get(*index).is_some_and(|other| agree(other, &part)));
-                    if same.is_none() {
-                        if let Some(other) = others.first().and_then(|index| merged.get(*index))
-                            && other.draft.lines != part.draft.lines
-                        {
-                            let (line, first) = (part.draft.lines.0, other.draft.lines.0);
-                            let what = if other.key.0 == part.key.0 {
-                                "another category, group or requirement"
-                            } else {
-                                "other ports"
-                            };
-                            self.warnings.push(Warning {
-source: 0,
-                                line,
-                                text: format!(
-                                    "ID {id} stands at line {first} too, with {what}; both are kept apart"
-                                ),
-                            });
-                        }
-                        others.push(merged.len());
-                    }
-                    same
+            let draft = &part.draft;
+            let same = match (draft.kind, draft.id) {
+                (DraftKind::Row, None) => {
+                    merged.push(part);
+                    continue;
                 }
+                (DraftKind::Row, Some(id)) => Same::Row(
+                    id,
+                    part.key.0.clone(),
+                    (draft.category, draft.required, draft.express_route, draft.group.clone()),
+                ),
                 (DraftKind::List | DraftKind::Consolidated, _) => {
-                    let key = (part.draft.section, part.draft.group.clone(), part.key.clone());
-                    let index = *lists.entry(key).or_insert(merged.len());
-                    (index < merged.len()).then_some(index)
+                    Same::List(draft.section, draft.group.clone(), part.key.clone())
                 }
             };
-            match target.and_then(|index| merged.get_mut(index)) {
-                Some(other) => join(&mut other.draft, part.draft),
-                None => merged.push(part),
+            if let Some(other) = known.get(&same).and_then(|index| merged.get_mut(*index)) {
+                join(&mut other.draft, part.draft);
+                continue;
             }
+            if let Some(id) = draft.id {
+                match first.get(&id) {
+                    Some((line, ports)) if *line != draft.lines.0 => {
+                        let what = if *ports == part.key.0 {
+                            "another category, group or requirement"
+                        } else {
+                            "other ports"
+                        };
+                        let text = format!(
+                            "ID {id} stands at line {line} too, with {what}; both are kept apart"
+                        );
+                        self.warn(draft.lines.0, text);
+                    }
+                    Some(_) => {}
+                    None => {
+                        first.insert(id, (draft.lines.0, part.key.0.clone()));
+                    }
+                }
+            }
+            known.insert(same, merged.len());
+            merged.push(part);
         }
         merged
     }
@@ -516,12 +553,19 @@ source: 0,
         imported: &mut Vec<(usize, Imported)>,
     ) -> EndpointSet {
         let Part { draft, key: (ports, from) } = part;
-        let mut notes = draft.notes.clone();
         let mut seen = BTreeSet::new();
         let mut names = Vec::new();
         let mut prefixes: Vec<IpNet> = Vec::new();
         for index in &draft.members {
             let Some(token) = self.tokens.get(*index) else { continue };
+            let line = token.line;
+            let import = |token: String| (*index, Imported { source: 0, line, token, set: number });
+            if let Some(expanded) = self.expansions.get(index) {
+                let new = expanded.iter().filter(|name| seen.insert((*name).clone()));
+                names.extend(new.cloned());
+                imported.push(import(token.text.clone()));
+                continue;
+            }
             if !seen.insert(token.text.clone()) {
                 self.settle(*index, Fate::LeftOut(Why::Duplicate));
                 continue;
@@ -533,24 +577,25 @@ source: 0,
                         let written = self.slice(&token.range);
                         let text =
                             format!("{written} has host bits set; it is taken as {}", token.text);
-                        self.warnings.push(Warning { source: 0, line: token.line, text });
+                        self.warnings.push(Warning { source: 0, line, text });
                     }
                 }
                 Kind::Url(Url { host: Host::Net(net), .. }) => prefixes.push(net.net),
                 _ => names.push(token.text.clone()),
             }
-            let (line, text) = (token.line, token.text.clone());
-            imported.push((*index, Imported { source: 0, line, token: text, set: number }));
+            imported.push(import(token.text.clone()));
         }
-        let about_section =
-            self.section_notes.iter().filter(|(section, _)| *section == draft.section);
-        let about_names = self.name_notes.iter().filter(|(about, _)| !about.is_disjoint(&seen));
-        let more = about_section.map(|(_, note)| note).chain(about_names.map(|(_, note)| note));
-        for note in more {
-            if !notes.contains(note) {
-                notes.push(note.clone());
-            }
-        }
+        let about_section = self.section_notes.get(&draft.section).into_iter().flatten();
+        let about_names = seen.iter().filter_map(|name| self.name_notes.get(name)).flatten();
+        let mut said = BTreeSet::new();
+        let notes: Vec<Note> = draft
+            .notes
+            .iter()
+            .chain(about_section)
+            .chain(about_names)
+            .filter(|note| said.insert(*note))
+            .cloned()
+            .collect();
         let section = self.sections.get(draft.section).cloned().unwrap_or_default();
         let description = match draft.description.as_str() {
             "" => section.clone(),
@@ -660,12 +705,12 @@ fn own_ports(draft: &Draft, token: &Token) -> Option<PartKey> {
     draft.ports.clone().or(own)
 }
 
-fn agree(a: &Part, b: &Part) -> bool {
-    let facts = |part: &Part| {
-        let draft = &part.draft;
-        (draft.category, draft.required, draft.express_route, draft.group.clone())
-    };
-    a.key.0 == b.key.0 && facts(a) == facts(b)
+/// Keeps a remark; a page that has hundreds of them on one thing has said enough.
+fn remember(notes: &mut Vec<Note>, note: Note) {
+    const ENOUGH: usize = 16;
+    if notes.len() < ENOUGH {
+        notes.push(note);
+    }
 }
 
 fn join(draft: &mut Draft, other: Draft) {
@@ -674,11 +719,7 @@ fn join(draft: &mut Draft, other: Draft) {
     }
     draft.members.extend(other.members);
     draft.lines = (draft.lines.0.min(other.lines.0), draft.lines.1.max(other.lines.1));
-    for note in other.notes {
-        if !draft.notes.contains(&note) {
-            draft.notes.push(note);
-        }
-    }
+    draft.notes.extend(other.notes);
 }
 
 fn below_a_wildcard(name: &str, listed: &BTreeSet<&str>) -> bool {

@@ -4,36 +4,52 @@
 use std::ops::Range;
 
 use super::{
-    PortsFrom, Why,
-    assemble::{Draft, DraftKind, Fate, Reader},
+    PortsFrom,
+    assemble::{DraftKind, Reader},
+    endpoints::{self, Listed, Place},
     ports::{self, Reading},
-    prose::{self, Lead},
+    prose,
     token::Kind,
 };
 
 /// What may stand around and between the endpoints of a list.
-const SEPARATORS: &str = "`'\"‘’“”„«»,;、，；()[]|- >";
+const SEPARATORS: &str = "`'\"‘’“”„«»,;、，；،。()[]|- >";
 
-/// A list item: endpoints first, then perhaps what they are for.
+/// A list item: endpoints first or behind a colon, then perhaps what they are for.
 pub(super) fn item(reader: &mut Reader<'_>, range: &Range<usize>) {
-    let tokens = reader.pending(range);
-    let mut members = Vec::new();
-    let mut end = range.start;
-    for index in tokens {
-        let Some(token) = reader.tokens.get(index) else { continue };
-        if !reader.is_separator(end..token.range.start) {
-            break;
-        }
-        end = token.range.end;
-        members.push(index);
+    let remarks = endpoints::remarks(reader.slice(range), range.start);
+    let listed: Vec<usize> = endpoints::walk(reader, range, &remarks, Place::Item)
+        .into_iter()
+        .take_while(|(_, listed)| *listed == Listed::Yes)
+        .map(|(index, _)| index)
+        .collect();
+    let first = listed.first().and_then(|index| reader.tokens.get(*index));
+    let last = listed.last().and_then(|index| reader.tokens.get(*index));
+    let (Some(first), Some(last)) = (first, last) else {
+        reader.prose(range);
+        return;
+    };
+    let before = reader.slice(&(range.start..first.range.start));
+    let words = prose::plain(before);
+    // A label that speaks of inspection or of a move says what the endpoints are not for.
+    if prose::words_in(&words) > 0 && prose::lead(&words) != prose::Lead::Endpoints {
+        reader.prose(range);
+        return;
     }
-    let rest = reader.slice(&(end..range.end)).to_owned();
-    let own_ports = ports::read(&rest, Reading::Sentence).ports;
+    let behind = reader.slice(&(last.range.end..range.end));
+    let mut own_ports = ports::read(behind, Reading::Sentence).ports;
+    own_ports.extend(&ports::read(before, Reading::Sentence).ports);
     let mut draft = reader.draft(DraftKind::List);
     if !own_ports.is_empty() {
         draft.ports = Some((own_ports, PortsFrom::Row));
     }
-    claim(reader, draft, members);
+    let numbers = reader.numbers_in(range);
+    for index in listed {
+        if reader.is_endpoint_like(index) {
+            endpoints::claim(reader, &mut draft, index, numbers.clone());
+        }
+    }
+    reader.add(draft);
     reader.prose(range);
 }
 
@@ -64,8 +80,7 @@ pub(super) fn fence(reader: &mut Reader<'_>, range: &Range<usize>) {
             let number = reader.line(line.start);
             reader.warn(number, format!("\"{text}\" is no endpoint; the line is left out"));
         }
-        let draft = reader.draft(DraftKind::Consolidated);
-        claim(reader, draft, members);
+        claim(reader, DraftKind::Consolidated, members);
     }
     reader.prose(range);
 }
@@ -73,16 +88,22 @@ pub(super) fn fence(reader: &mut Reader<'_>, range: &Range<usize>) {
 /// A paragraph: a list where each of its lines is an endpoint.
 pub(super) fn paragraph(reader: &mut Reader<'_>, range: &Range<usize>) -> Claimed {
     let mut members = Vec::new();
+    let mut lines = 0;
     for line in reader.lines_of(range) {
         match endpoints_only(reader, &line) {
             Some(tokens) => members.extend(tokens),
             None => return Claimed::No,
         }
+        lines += 1;
     }
-    let draft = reader.draft(DraftKind::List);
-    claim(reader, draft, members);
+    // A copy of a page has no fences around its long lists.
+    let kind = if lines >= FENCED { DraftKind::Consolidated } else { DraftKind::List };
+    claim(reader, kind, members);
     Claimed::Yes
 }
+
+/// The least lines of a list that a page would put a fence around.
+const FENCED: usize = 10;
 
 /// Whether a paragraph was a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -92,7 +113,7 @@ pub(super) enum Claimed {
 }
 
 /// The tokens of a line, where there is nothing else on it.
-fn endpoints_only(reader: &Reader<'_>, line: &Range<usize>) -> Option<Vec<usize>> {
+pub(super) fn endpoints_only(reader: &Reader<'_>, line: &Range<usize>) -> Option<Vec<usize>> {
     let tokens = reader.pending(line);
     let mut end = line.start;
     for index in &tokens {
@@ -108,41 +129,28 @@ fn endpoints_only(reader: &Reader<'_>, line: &Range<usize>) -> Option<Vec<usize>
     (!tokens.is_empty() && reader.is_separator(end..line.end)).then_some(tokens)
 }
 
-fn claim(reader: &mut Reader<'_>, mut draft: Draft, tokens: Vec<usize>) {
+fn claim(reader: &mut Reader<'_>, kind: DraftKind, tokens: Vec<usize>) {
+    let mut draft = reader.draft(kind);
     for index in tokens {
-        let Some(token) = reader.tokens.get(index) else { continue };
-        let (line, path) = (token.line, prose::path_note(token));
-        let fate = match (&token.kind, reader.lead) {
-            (Kind::Broken, _) => Fate::LeftOut(Why::Broken),
-            (Kind::Placeholder, _) => Fate::LeftOut(Why::Placeholder),
-            (Kind::Name | Kind::Url(_) | Kind::Net(_), Lead::Other(why)) => Fate::LeftOut(why),
-            (Kind::Name | Kind::Url(_) | Kind::Net(_), Lead::Endpoints) => {
-                if reader.documentation_section || prose::is_documentation(token) {
-                    Fate::LeftOut(Why::Documentation)
-                } else {
-                    Fate::Member
-                }
-            }
-            (Kind::FileName | Kind::Dotted | Kind::ServiceTag | Kind::Email, _) => continue,
-        };
-        if fate == Fate::LeftOut(Why::Broken) {
-            let text = format!("\"{}\" is no valid endpoint; it is left out", token.text);
-            reader.warn(line, text);
+        if reader.is_endpoint_like(index) {
+            endpoints::claim(reader, &mut draft, index, None);
         }
-        if fate == Fate::Member {
-            draft.members.push(index);
-            draft.notes.extend(path);
-        }
-        reader.settle(index, fate);
     }
     reader.add(draft);
 }
 
 impl Reader<'_> {
     /// Whether a piece of text says nothing.
-    fn is_separator(&self, range: Range<usize>) -> bool {
+    pub(super) fn is_separator(&self, range: Range<usize>) -> bool {
         prose::plain(self.slice(&range))
             .chars()
             .all(|c| c.is_whitespace() || c == '*' || c == '_' || SEPARATORS.contains(c))
+    }
+
+    /// Whether a token is more than a word of a sentence.
+    fn is_endpoint_like(&self, index: usize) -> bool {
+        self.tokens.get(index).is_some_and(|token| {
+            !matches!(token.kind, Kind::FileName | Kind::Dotted | Kind::ServiceTag | Kind::Email)
+        })
     }
 }

@@ -5,18 +5,14 @@ use std::ops::Range;
 
 use pulldown_cmark::{Event, LinkType, Options, Parser, Tag, TagEnd};
 
+use super::html;
+
 /// The parts of a page.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Page {
     pub(super) blocks: Vec<Block>,
     /// Targets of links, wherever they stand.
     pub(super) links: Vec<Range<usize>>,
-    /// HTML comments.
-    pub(super) comments: Vec<Range<usize>>,
-    /// Comments that nothing closes.
-    pub(super) open_comments: Vec<usize>,
-    /// The front matter.
-    pub(super) metadata: Option<Range<usize>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +31,9 @@ pub(super) enum Block {
     /// The first text of a list item.
     Item(Range<usize>),
     Fence(Range<usize>),
-    Table {
-        header: Vec<Range<usize>>,
-        rows: Vec<Vec<Range<usize>>>,
-    },
+    Table(Range<usize>),
+    /// The cells of each row of a table in HTML.
+    HtmlTable(Vec<Vec<Range<usize>>>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,17 +42,55 @@ enum Run {
     Item,
 }
 
-/// Reads the structure of a page.
-pub(super) fn read(text: &str) -> Page {
-    let mut page = Page { metadata: front_matter(text), ..Page::default() };
-    find_comments(text, &mut page);
-    let mut hidden = page.comments.clone();
-    hidden.extend(page.metadata.clone());
-    let visible = blank_out(text, &mut hidden);
-    let parser = Parser::new_ext(&visible, Options::ENABLE_TABLES);
+/// The parts of a page that nobody is meant to read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hidden {
+    /// HTML comments.
+    pub(super) comments: Vec<Range<usize>>,
+    /// Comments that nothing closes.
+    pub(super) open_comments: Vec<usize>,
+    /// The front matter.
+    pub(super) metadata: Option<Range<usize>>,
+}
+
+/// Reads the structure of a page whose hidden parts are blank.
+pub(super) fn read(visible: &str) -> Page {
+    let tables = html::tables(visible);
+    let without: Vec<Range<usize>> = tables.iter().map(|table| table.range.clone()).collect();
+    let text = blank_out(visible, &without);
+    let parser = Parser::new_ext(&text, Options::ENABLE_TABLES);
+    let mut page = Page::default();
     let definitions = parser.reference_definitions().iter();
     page.links.extend(definitions.map(|(_, definition)| definition.span.clone()));
-    Walk { page, ..Walk::default() }.run(parser)
+    let mut tables = tables.into_iter().peekable();
+    let mut walk = Walk { page, ..Walk::default() };
+    for (event, range) in parser.into_offset_iter() {
+        while let Some(table) = tables.next_if(|table| table.range.start < range.start) {
+            walk.close_run();
+            walk.page.blocks.push(Block::HtmlTable(table.rows));
+        }
+        walk.event(event, range);
+    }
+    walk.close_run();
+    walk.page.blocks.extend(tables.map(|table| Block::HtmlTable(table.rows)));
+    walk.page
+}
+
+/// Finds the parts of a page that nobody is meant to read.
+pub(super) fn hidden(text: &str) -> Hidden {
+    let mut hidden = Hidden { metadata: front_matter(text), ..Hidden::default() };
+    find_comments(text, &mut hidden);
+    hidden
+}
+
+impl Hidden {
+    /// The text with blanks instead of what is hidden; offsets and lines stay.
+    pub(super) fn blank_out(&self, text: &str) -> String {
+        let mut ranges = self.comments.clone();
+        ranges.extend(self.metadata.clone());
+        ranges.sort_unstable_by_key(|range| range.start);
+        blank_out(text, &ranges)
+    }
 }
 
 /// The front matter between two lines of dashes at the very start.
@@ -80,7 +113,7 @@ fn front_matter(text: &str) -> Option<Range<usize>> {
 ///
 /// Where it is unclear whether something is a comment, it is one: what is left out is reported,
 /// what is granted by mistake is not.
-fn find_comments(text: &str, page: &mut Page) {
+fn find_comments(text: &str, page: &mut Hidden) {
     let mut fence: Option<&str> = None;
     let mut open: Option<usize> = None;
     let mut offset = 0;
@@ -124,9 +157,8 @@ fn find_comments(text: &str, page: &mut Page) {
     }
 }
 
-/// The text with blanks instead of some ranges; offsets and lines stay.
-fn blank_out(text: &str, ranges: &mut [Range<usize>]) -> String {
-    ranges.sort_unstable_by_key(|range| range.start);
+/// The text with blanks instead of some ranges, in order; offsets and lines stay.
+fn blank_out(text: &str, ranges: &[Range<usize>]) -> String {
     let mut hidden = ranges.iter().peekable();
     let mut visible = String::with_capacity(text.len());
     for (offset, character) in text.char_indices() {
@@ -152,7 +184,7 @@ struct Walk {
     fence: Option<Range<usize>>,
     /// Open links: the whole, and the text inside as far as it is known.
     links: Vec<(Range<usize>, Option<Range<usize>>)>,
-    table: Option<Table>,
+    table: Option<Range<usize>>,
 }
 
 #[derive(Default)]
@@ -162,34 +194,24 @@ struct Heading {
     tab: bool,
 }
 
-#[derive(Default)]
-struct Table {
-    header: Vec<Range<usize>>,
-    rows: Vec<Vec<Range<usize>>>,
-}
-
 impl Walk {
-    fn run(mut self, parser: Parser<'_>) -> Page {
-        for (event, range) in parser.into_offset_iter() {
-            match event {
-                Event::Start(tag) => self.start(&tag, range),
-                Event::End(tag) => self.end(tag),
-                Event::Rule => {
-                    self.close_run();
-                    self.page.blocks.push(Block::Rule);
-                }
-                Event::Text(text) | Event::Code(text) => {
-                    if let Some(heading) = &mut self.heading {
-                        heading.text.push_str(&text);
-                    }
-                    self.inline(range);
-                }
-                Event::Html(_) => {}
-                _ => self.inline(range),
+    fn event(&mut self, event: Event<'_>, range: Range<usize>) {
+        match event {
+            Event::Start(tag) => self.start(&tag, range),
+            Event::End(tag) => self.end(tag),
+            Event::Rule => {
+                self.close_run();
+                self.page.blocks.push(Block::Rule);
             }
+            Event::Text(text) | Event::Code(text) => {
+                if let Some(heading) = &mut self.heading {
+                    heading.text.push_str(&text);
+                }
+                self.inline(range);
+            }
+            Event::Html(_) => {}
+            _ => self.inline(range),
         }
-        self.close_run();
-        self.page
     }
 
     fn start(&mut self, tag: &Tag<'_>, range: Range<usize>) {
@@ -210,19 +232,7 @@ impl Walk {
                 self.inline(range.clone());
                 self.links.push((range, None));
             }
-            Tag::TableHead | Tag::TableRow => {
-                if let Some(table) = self.table.as_mut().filter(|_| *tag == Tag::TableRow) {
-                    table.rows.push(Vec::new());
-                }
-            }
-            Tag::TableCell => {
-                if let Some(table) = &mut self.table {
-                    match table.rows.last_mut() {
-                        Some(row) => row.push(range),
-                        None => table.header.push(range),
-                    }
-                }
-            }
+            Tag::TableHead | Tag::TableRow | Tag::TableCell => {}
             _ => {
                 self.close_run();
                 match tag {
@@ -231,7 +241,7 @@ impl Walk {
                         self.heading = Some(Heading { start: range.start, ..Heading::default() });
                     }
                     Tag::CodeBlock(_) => self.fence = Some(range.start..range.start),
-                    Tag::Table(_) => self.table = Some(Table::default()),
+                    Tag::Table(_) => self.table = Some(range),
                     _ => {}
                 }
             }
@@ -249,8 +259,8 @@ impl Walk {
             }
             TagEnd::TableHead | TagEnd::TableRow | TagEnd::TableCell => {}
             TagEnd::Table => {
-                if let Some(Table { header, rows }) = self.table.take() {
-                    self.page.blocks.push(Block::Table { header, rows });
+                if let Some(range) = self.table.take() {
+                    self.page.blocks.push(Block::Table(range));
                 }
             }
             TagEnd::Heading(_) => {
@@ -319,9 +329,6 @@ mod tests {
     use super::*;
 
     fn blocks(text: &str) -> Vec<String> {
-        let cells = |cells: &[Range<usize>]| {
-            cells.iter().map(|cell| text[cell.clone()].trim()).collect::<Vec<_>>().join(" ¦ ")
-        };
         read(text)
             .blocks
             .into_iter()
@@ -332,9 +339,12 @@ mod tests {
                 Block::Paragraph(range) => format!("paragraph {}", &text[range]),
                 Block::Item(range) => format!("item {}", &text[range]),
                 Block::Fence(range) => format!("fence {}", text[range].trim_end()),
-                Block::Table { header, rows } => {
-                    let rows: Vec<String> = rows.iter().map(|row| cells(row)).collect();
-                    format!("table {} | {}", cells(&header), rows.join(" | "))
+                Block::Table(range) => format!("table {}", &text[range].trim_end()),
+                Block::HtmlTable(rows) => {
+                    let cells = |row: &Vec<Range<usize>>| {
+                        row.iter().map(|cell| &text[cell.clone()]).collect::<Vec<_>>().join(" ¦ ")
+                    };
+                    format!("html {}", rows.iter().map(cells).collect::<Vec<_>>().join(" | "))
                 }
             })
             .collect()
@@ -344,7 +354,7 @@ mod tests {
     fn a_row_without_its_outer_pipes_is_a_row() {
         assert_eq!(
             blocks("| ID |Desc |P|\n|--|--|--|\n181 | x| `a.com`<BR>`b.com |\n"),
-            ["table ID ¦ Desc ¦ P | 181 ¦ x ¦ `a.com`<BR>`b.com"]
+            ["table | ID |Desc |P|\n|--|--|--|\n181 | x| `a.com`<BR>`b.com |"]
         );
     }
 
@@ -369,10 +379,12 @@ mod tests {
 
     #[test]
     fn comments_hide_tables_and_fences_hide_comments() {
-        let page = read("<!-- x\n\n|A|\n|-|\n|b.com|\n-->\n```\n<!-- no\n```\nend <!-- open");
-        assert_eq!(page.comments.len(), 2);
-        assert_eq!(page.open_comments.len(), 1);
-        assert!(!page.blocks.iter().any(|block| matches!(block, Block::Table { .. })));
+        let text = "<!-- x\n\n|A|\n|-|\n|b.com|\n-->\n```\n<!-- no\n```\nend <!-- open";
+        let hidden = hidden(text);
+        assert_eq!(hidden.comments.len(), 2);
+        assert_eq!(hidden.open_comments.len(), 1);
+        let page = read(&hidden.blank_out(text));
+        assert!(!page.blocks.iter().any(|block| matches!(block, Block::Table(_))));
     }
 
     #[test]

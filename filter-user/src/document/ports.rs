@@ -60,8 +60,15 @@ enum Word {
     Other,
 }
 
+/// What a number in front of a dash and a word is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compound {
+    Port,
+    Other,
+}
+
 /// "port" in the languages that pages come in; a prefix of the word is enough.
-const PORT_WORDS: [&str; 12] = [
+const PORT_WORDS: [&str; 13] = [
     "port",
     "puert",
     "poort",
@@ -70,13 +77,14 @@ const PORT_WORDS: [&str; 12] = [
     "ポート",
     "端口",
     "連接埠",
+    "埠",
     "포트",
     "منفذ",
     "पोर्ट",
     "πόρτ",
 ];
 
-const JOINT_WORDS: [&str; 22] = [
+const JOINT_WORDS: [&str; 33] = [
     "and",
     "or",
     "och",
@@ -98,8 +106,23 @@ const JOINT_WORDS: [&str; 22] = [
     "ja",
     "tai",
     "および",
+    "または",
+    "と",
     "和",
+    "或",
+    "或者",
+    "及",
+    "與",
+    "및",
+    "또는",
+    "와",
+    "oraz",
+    "ve",
 ];
+
+/// Words between the first and the last port of a range.
+const RANGE_WORDS: [&str; 10] =
+    ["to", "through", "thru", "bis", "till", "à", "tot", "až", "do", "до"];
 
 impl PortSpan {
     /// A span; `None` where it is empty or holds port 0.
@@ -169,7 +192,7 @@ impl fmt::Display for PortSet {
 
 /// Reads the ports out of a text.
 pub(super) fn read(text: &str, reading: Reading) -> Phrase {
-    let words = words(text);
+    let words: Vec<Word> = words(text).into_iter().map(|(word, _)| word).collect();
     let mut phrase = Phrase::default();
     for segment in words.split(|word| *word == Word::Break) {
         read_segment(segment, reading, &mut phrase);
@@ -177,9 +200,30 @@ pub(super) fn read(text: &str, reading: Reading) -> Phrase {
     phrase
 }
 
+/// The length of what is about ports at the start of a text, with a protocol and a port in it.
+pub(super) fn prefix(text: &str) -> Option<usize> {
+    let mut length = 0;
+    let (mut protocol, mut port) = (false, false);
+    for (word, end) in words(text) {
+        match word {
+            Word::Other | Word::Break => break,
+            Word::Tcp | Word::Udp | Word::Scheme(_) => protocol = true,
+            Word::Number(_) => port = true,
+            Word::Port => {}
+            // A joint at the end belongs to what follows.
+            Word::Joint | Word::Suffix => continue,
+        }
+        length = end;
+    }
+    let rest = text.get(length..)?;
+    let closing = rest.len() - rest.trim_start_matches([')', '*', '`', ' ', '.', ';']).len();
+    (protocol && port).then_some(length + closing)
+}
+
 /// Whether a text has ports and no word that is about anything else.
 pub(super) fn is_only_ports(text: &str) -> bool {
-    !words(text).contains(&Word::Other) && !read(text, Reading::Cell).ports.is_empty()
+    words(text).iter().all(|(word, _)| *word != Word::Other)
+        && !read(text, Reading::Cell).ports.is_empty()
 }
 
 fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
@@ -189,6 +233,7 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
     // In a sentence, whether a number here would be a port.
     let mut chained = reading == Reading::Cell;
     let mut last_protocol = usize::MAX;
+    let following = following_protocols(words);
     for (index, word) in words.iter().enumerate() {
         match *word {
             Word::Tcp | Word::Udp => {
@@ -211,7 +256,8 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
             }
             Word::Number(span) if chained => {
                 let behind = words.get(index + 1..).unwrap_or_default();
-                numbers.push((span, protocols_of(behind, &protocols)));
+                let following = following.get(index).copied().flatten();
+                numbers.push((span, protocols_of(behind, &protocols, following)));
             }
             Word::Number(_) => {}
             Word::Joint | Word::Suffix => {}
@@ -245,7 +291,7 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
 
 /// The protocols of a number: those in brackets or behind a slash, those said before, or the
 /// first one that follows.
-fn protocols_of(behind: &[Word], before: &[Word]) -> Vec<Word> {
+fn protocols_of(behind: &[Word], before: &[Word], following: Option<Word>) -> Vec<Word> {
     if let [Word::Suffix, rest @ ..] = behind {
         let attached: Vec<Word> = rest
             .iter()
@@ -260,52 +306,76 @@ fn protocols_of(behind: &[Word], before: &[Word]) -> Vec<Word> {
     if !before.is_empty() {
         return before.to_vec();
     }
-    behind.iter().find(|word| matches!(word, Word::Tcp | Word::Udp)).copied().into_iter().collect()
+    following.into_iter().collect()
 }
 
-fn words(text: &str) -> Vec<Word> {
+/// For each word, the first protocol behind it.
+fn following_protocols(words: &[Word]) -> Vec<Option<Word>> {
+    let mut following = vec![None; words.len()];
+    let mut next = None;
+    for (slot, word) in following.iter_mut().zip(words).rev() {
+        *slot = next;
+        if matches!(word, Word::Tcp | Word::Udp) {
+            next = Some(*word);
+        }
+    }
+    following
+}
+
+/// The words of a text, each with the offset of its end.
+fn words(text: &str) -> Vec<(Word, usize)> {
     let mut words = Vec::new();
     let mut rest = text;
     while let Some(character) = rest.chars().next() {
-        let length = if character.is_ascii_digit() {
-            let (word, length) = number(rest);
-            words.push(word);
-            length
+        let (found, length) = if character.is_ascii_digit() {
+            // "HTTPS/443-trafik" is a port, "2048-bit" is none.
+            let announced = words.last().is_some_and(|(word, _)| {
+                matches!(word, Word::Tcp | Word::Udp | Word::Scheme(_) | Word::Port | Word::Suffix)
+            });
+            let compound = if announced { Compound::Port } else { Compound::Other };
+            let (word, length) = number(rest, compound);
+            (Some(word), length)
         } else if character.is_alphabetic() {
-            let length = rest.find(|letter: char| !letter.is_alphanumeric()).unwrap_or(rest.len());
-            words.extend(word(rest.get(..length).unwrap_or_default()));
-            length
+            // Scripts without blanks between words run into "TCP" and into the numbers.
+            let is_wide = |c: char| c >= '\u{2e80}';
+            let wide = is_wide(character);
+            let ends = |letter: char| {
+                !letter.is_alphanumeric()
+                    || is_wide(letter) != wide
+                    || (wide && letter.is_ascii_digit())
+            };
+            let length = rest.find(ends).unwrap_or(rest.len());
+            (word(rest.get(..length).unwrap_or_default()), length)
         } else {
             let tag = ["<br>", "<br/>", "<br />"].iter().find(|tag| {
                 rest.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag))
             });
-            if let Some(tag) = tag {
-                words.push(Word::Break);
-                tag.len()
-            } else {
-                match character {
-                    '/' | '(' => words.push(Word::Suffix),
-                    ',' | '、' | '،' | '&' | '+' => words.push(Word::Joint),
-                    '\n' | ';' => words.push(Word::Break),
-                    // Markup and what ends a label say nothing.
-                    _ => {}
+            match (tag, character) {
+                (Some(tag), _) => (Some(Word::Break), tag.len()),
+                (None, '/' | '(' | '（' | '／') => (Some(Word::Suffix), character.len_utf8()),
+                (None, ',' | '、' | '،' | '，' | '&' | '+') => {
+                    (Some(Word::Joint), character.len_utf8())
                 }
-                character.len_utf8()
+                (None, '\n' | ';' | '；') => (Some(Word::Break), character.len_utf8()),
+                // Markup and what ends a label say nothing.
+                _ => (None, character.len_utf8()),
             }
         };
         rest = rest.get(length..).unwrap_or_default();
+        let end = text.len() - rest.len();
+        words.extend(found.map(|word| (word, end)));
     }
     words
 }
 
 /// A port or a range of ports at the start of a text.
-fn number(text: &str) -> (Word, usize) {
+fn number(text: &str, compound: Compound) -> (Word, usize) {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let first_end = digits(text);
     let rest = text.get(first_end..).unwrap_or_default();
     let parse = |digits: &str| digits.parse::<u16>().ok();
     let first = text.get(..first_end).and_then(parse);
-    let dash = rest.trim_start().strip_prefix(['-', '–', '—', '~']).map(str::trim_start);
+    let dash = range_sign(rest);
     if let Some(behind) = dash.filter(|behind| behind.starts_with(|c: char| c.is_ascii_digit())) {
         let last_end = digits(behind);
         let length = text.len() - behind.len() + last_end;
@@ -318,15 +388,28 @@ fn number(text: &str) -> (Word, usize) {
     let glued = match (behind.next(), behind.next()) {
         (Some(next), _) if next.is_alphanumeric() && next.is_ascii() => true,
         (Some('.'), Some(next)) => next.is_ascii_digit(),
+        (Some('-'), Some(next)) => next.is_alphabetic() && compound == Compound::Other,
         (Some('%'), _) => true,
         _ => false,
     };
     if glued {
-        let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '%'));
+        let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || ".%-".contains(c)));
         return (Word::Other, length.map_or(text.len(), |length| first_end + length));
     }
     let span = first.and_then(|port| PortSpan::new(port, port));
     (span.map_or(Word::Other, Word::Number), first_end)
+}
+
+/// What follows a dash or a word such as "to" between two numbers.
+fn range_sign(text: &str) -> Option<&str> {
+    let text = text.trim_start();
+    let behind = match text.strip_prefix(['-', '–', '—', '‑', '−', '~', '〜', '～']) {
+        Some(behind) => behind,
+        None => RANGE_WORDS
+            .iter()
+            .find_map(|word| text.strip_prefix(word).filter(|behind| behind.starts_with(' ')))?,
+    };
+    Some(behind.trim_start())
 }
 
 fn word(text: &str) -> Option<Word> {
@@ -334,8 +417,10 @@ fn word(text: &str) -> Option<Word> {
     Some(match lower.as_str() {
         "tcp" => Word::Tcp,
         "udp" => Word::Udp,
-        "http" => Word::Scheme(80),
-        "https" => Word::Scheme(443),
+        "http" | "ws" => Word::Scheme(80),
+        "https" | "wss" => Word::Scheme(443),
+        // Spoken over UDP alone; the name of the protocol says so as well as "UDP" would.
+        "ntp" | "sntp" | "quic" | "stun" | "dtls" | "rtp" | "srtp" => Word::Udp,
         joint if JOINT_WORDS.contains(&joint) => Word::Joint,
         other if PORT_WORDS.iter().any(|port| other.starts_with(port)) => Word::Port,
         _ => Word::Other,
@@ -370,6 +455,8 @@ mod tests {
             ("", ""),
             ("0, 70000", ""),
             ("443-80", ""),
+            ("50000 to 50059 UDP", "udp 50000-50059"),
+            ("TCP：80、443", "tcp 80 443"),
         ] {
             check(Reading::Cell, text, expected);
         }
@@ -392,6 +479,9 @@ mod tests {
             ("uses TCP 5223 and 443", "tcp 443 5223"),
             ("sur le port TCP 443", "tcp 443"),
             ("tcp-port 443", "tcp 443"),
+            ("utgående HTTPS/443-trafik", "tcp 443"),
+            ("use port 443, and a 2048-bit key", "tcp 443"),
+            ("TCPポート443を許可", "tcp 443"),
         ] {
             check(Reading::Sentence, text, expected);
         }

@@ -1,80 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What sentences say about the tokens in them.
-//!
-//! The word tables are parts of words, lower case, in the languages that are known. An unknown
-//! language costs the exact reason of a token that is left out, never a grant: sentences grant
-//! nothing.
+//! What sentences say about the tokens in them. Sentences grant nothing.
 
 use std::ops::Range;
 
 use super::{
     Note, Why,
     token::{Capital, Kind, Token},
+    words,
 };
-
-const MIGRATION: [&str; 9] = [
-    "migrat",
-    "migrer",
-    "migrier",
-    "migrar",
-    "will move to",
-    "will be replaced by",
-    "移行",
-    "迁移",
-    "마이그레이션",
-];
-
-const INSPECTION: [&str; 11] = [
-    "inspect",
-    "inspek",
-    "inspecc",
-    "inspeç",
-    "ispezion",
-    "proxy",
-    "proxies",
-    "decrypt",
-    "mandataire",
-    "検査",
-    "检查",
-];
-
-const PROXY: [&str; 4] = ["proxy", "proxies", "mandataire", "プロキシ"];
-
-const ALLOW: [&str; 9] = [
-    "allow",
-    "firewall",
-    "tillåt",
-    "brandvägg",
-    "autoris",
-    "pare-feu",
-    "zulassen",
-    "permit",
-    "许可",
-];
-
-const REFUSAL: [&str; 7] = [
-    "no longer",
-    "not required",
-    "isn't required",
-    "aren't required",
-    "deprecated",
-    "are blocked",
-    "must be blocked",
-];
-
-const PEER_TO_PEER: [&str; 5] = ["peer-to-peer", "peer to peer", "p2p", "teredo", "pair à pair"];
-
-const DOCUMENTATION_HEADINGS: [&str; 9] = [
-    "related content",
-    "related articles",
-    "next steps",
-    "see also",
-    "additional resources",
-    "nästa steg",
-    "étapes suivantes",
-    "nächste schritte",
-    "voir aussi",
-];
 
 const DOCUMENTATION_HOSTS: [&str; 8] = [
     "docs.microsoft.com",
@@ -117,26 +50,9 @@ pub(super) fn sentences(text: &str) -> Vec<Range<usize>> {
     sentences
 }
 
-pub(super) fn is_migration(text: &str) -> bool {
-    has(text, &MIGRATION)
-}
-
-pub(super) fn is_inspection(text: &str) -> bool {
-    has(text, &INSPECTION)
-}
-
 /// Whether a sentence's ports are those of a list of endpoints.
 pub(super) fn gives_ports(sentence: &str) -> bool {
-    !has(sentence, &PROXY) && !is_peer_to_peer(sentence)
-}
-
-pub(super) fn is_peer_to_peer(sentence: &str) -> bool {
-    has(sentence, &PEER_TO_PEER)
-}
-
-/// Whether a sentence only says where to read on.
-pub(super) fn is_reference(sentence: &str) -> bool {
-    has(sentence, &["for more information", "plus d'informations", "mer information"])
+    !words::is_proxy(sentence) && !words::is_peer_to_peer(sentence)
 }
 
 /// A text without the `[!NOTE]` in front of it, its brackets gone already.
@@ -148,10 +64,6 @@ pub(super) fn without_alert(text: &str) -> &str {
         .trim_start()
 }
 
-pub(super) fn is_documentation_heading(heading: &str) -> bool {
-    has(heading, &DOCUMENTATION_HEADINGS)
-}
-
 /// What the paragraph in front of a list says about it.
 pub(super) fn lead(paragraph: &str) -> Lead {
     let paragraph = paragraph.trim_end();
@@ -160,9 +72,9 @@ pub(super) fn lead(paragraph: &str) -> Lead {
     }
     let last = sentences(paragraph).pop().and_then(|range| paragraph.get(range));
     let Some(sentence) = last else { return Lead::Endpoints };
-    if has(sentence, &REFUSAL) {
+    if words::is_refusal(sentence) {
         Lead::Other(Why::Mention)
-    } else if is_inspection(sentence) && !has(sentence, &ALLOW) {
+    } else if words::is_inspection(sentence) && !words::is_allowing(sentence) {
         Lead::Other(Why::Inspection)
     } else {
         Lead::Endpoints
@@ -196,14 +108,27 @@ pub(super) fn why(token: &Token, sentence: &str) -> Option<Why> {
         Kind::Placeholder => Why::Placeholder,
         Kind::Broken => Why::Broken,
         Kind::Email => Why::Mention,
-        Kind::Name | Kind::Url(_) | Kind::Net(_) if is_migration(sentence) => Why::MigrationNotice,
-        Kind::Name | Kind::Url(_) | Kind::Net(_) if is_inspection(sentence) => Why::Inspection,
+        Kind::Name | Kind::Url(_) | Kind::Net(_) if words::is_migration(sentence) => {
+            Why::MigrationNotice
+        }
+        Kind::Name | Kind::Url(_) | Kind::Net(_) if words::is_inspection(sentence) => {
+            Why::Inspection
+        }
         Kind::Url(url) if url.path.is_some() => Why::Documentation,
         Kind::Name if token.capital == Capital::Yes && token.text.matches('.').count() == 1 => {
             Why::ProductName
         }
         Kind::Name | Kind::Url(_) | Kind::Net(_) => Why::Mention,
     })
+}
+
+/// How many words a text has; a few characters of a script without blanks are one.
+pub(super) fn words_in(text: &str) -> usize {
+    let wide = text.chars().filter(|c| ('\u{2e80}'..='\u{ffdc}').contains(c)).count();
+    let words = text
+        .split_whitespace()
+        .filter(|word| word.chars().any(|c| c.is_alphanumeric() && c < '\u{2e80}'));
+    words.count() + wide.div_ceil(3)
 }
 
 /// A piece of Markdown as plain text: no markup, no targets of links, single blanks.
@@ -213,7 +138,7 @@ pub(super) fn plain(markdown: &str) -> String {
     while let Some(character) = rest.chars().next() {
         let skipped = match character {
             '<' => tag_length(rest),
-            ']' => rest.strip_prefix("](").and_then(|target| target.find(')')).map(|end| end + 3),
+            ']' => target_length(rest),
             _ => None,
         };
         if let Some(length) = skipped {
@@ -243,12 +168,19 @@ pub(super) fn plain(markdown: &str) -> String {
         rest = rest.get(character.len_utf8()..).unwrap_or_default();
     }
     let lines = text.lines().map(|line| line.trim_start_matches([' ', '>']));
-    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+    let mut plain = String::with_capacity(text.len());
+    for word in lines.flat_map(str::split_whitespace) {
+        if !plain.is_empty() {
+            plain.push(' ');
+        }
+        plain.push_str(word);
+    }
+    plain
 }
 
 /// The length of an HTML tag at the start of a text.
 fn tag_length(text: &str) -> Option<usize> {
-    let end = text.find('>')?;
+    let end = 1 + find_before(text.get(1..)?, '>', &['<', '\n'])?;
     let inside = text.get(1..end)?.trim_matches(['/', ' ']);
     let name = inside.split_ascii_whitespace().next()?;
     (["br", "p", "a", "b", "i", "em", "strong", "code", "sup", "sub", "span", "li", "ul"])
@@ -257,7 +189,15 @@ fn tag_length(text: &str) -> Option<usize> {
         .then_some(end + 1)
 }
 
-fn has(text: &str, parts: &[&str]) -> bool {
-    let lower = text.to_lowercase();
-    parts.iter().any(|part| lower.contains(part))
+/// The length of `](target)` at the start of a text.
+fn target_length(text: &str) -> Option<usize> {
+    text.strip_prefix("](")
+        .and_then(|target| find_before(target, ')', &['[', ']', '\n']))
+        .map(|end| end + 3)
+}
+
+/// Where a character stands before any of some others; those keep the search linear.
+fn find_before(text: &str, wanted: char, others: &[char]) -> Option<usize> {
+    let found = text.find(|character| character == wanted || others.contains(&character))?;
+    text.get(found..)?.starts_with(wanted).then_some(found)
 }

@@ -1,104 +1,92 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables of endpoints.
+//!
+//! The cells are cut out of the raw lines: a Markdown reader drops the cells that a row has more
+//! than its header, takes a table without a line of dashes for a paragraph, and reads the stars of
+//! two wildcards as emphasis.
 
 use std::ops::Range;
 
 use super::{
-    Category, Note, PortsFrom, Stated, Why,
-    assemble::{Draft, DraftKind, Fate, Reader},
+    Note, PortSet, PortsFrom, Stated,
+    assemble::{Draft, DraftKind, Reader},
+    endpoints,
     ports::{self, Protocol, Reading},
     prose,
     token::Kind,
+    words::{self, Column},
 };
 
+/// A column: what it holds, and the protocol that its header says for its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Column {
-    Id,
-    Description,
-    Category,
-    ExpressRoute,
-    Addresses,
-    Ports,
-    Group,
-    Notes,
-    Unknown,
+struct Heading {
+    column: Column,
+    protocol: &'static str,
 }
 
-/// Parts of header words, lower case; the first that fits decides.
-const HEADERS: [(Column, &[&str]); 7] = [
-    (Column::Ports, &["port", "puerto", "poort", "порт", "ポート", "端口", "포트"]),
-    (Column::Category, &["categor", "kategori", "catégor", "カテゴリ", "类别"]),
-    (
-        Column::Description,
-        &["desc", "beskriv", "beschreib", "service", "feature", "purpose", "説明"],
-    ),
-    (Column::Notes, &["note", "remark", "remarque", "anmerk", "comment", "kommentar", "hinweis"]),
-    (
-        Column::Group,
-        &["region", "région", "location", "tenant", "cloud", "environment", "scale unit", "område"],
-    ),
-    (
-        Column::Addresses,
-        &[
-            "address",
-            "adress",
-            "indirizz",
-            "direcci",
-            "endereço",
-            "адрес",
-            "cdn",
-            "fqdn",
-            "url",
-            "host",
-            "endpoint",
-            "domain",
-            "domän",
-            "domäne",
-            "domaine",
-            "server",
-            "destination",
-            "アドレス",
-            "地址",
-            "주소",
-        ],
-    ),
-    (Column::ExpressRoute, &["expressroute", "express route"]),
-];
+/// A cell and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cell {
+    pub(super) column: Column,
+    pub(super) range: Range<usize>,
+}
 
-const CATEGORIES: [(Category, &[&str]); 3] = [
-    (Category::Optimize, &["optimi", "optimer"]),
-    (Category::Allow, &["allow", "tillåt", "autoris", "zulassen", "permit", "consenti"]),
-    (Category::Default, &["default", "standard", "défaut", "predetermin", "padrão"]),
-];
-
-const OPTIONAL: [&str; 7] =
-    ["optional", "not required", "valfri", "facultati", "opcional", "opzional", "可选"];
-
-const REQUIRED: [&str; 10] = [
-    "required",
-    "krävs",
-    "obligatoris",
-    "obligatoire",
-    "requis",
-    "erforderlich",
-    "requerid",
-    "obligator",
-    "必需",
-    "必須",
-];
-
-const YES: [&str; 9] = ["true", "yes", "sant", "ja", "vrai", "oui", "wahr", "sí", "vero"];
-const NO: [&str; 9] = ["false", "no", "falskt", "nej", "faux", "non", "nein", "falsch", "falso"];
+/// Whether a piece of the page was a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Table,
+    NoTable,
+}
 
 /// Reads a table: each row with endpoints becomes a draft.
-pub(super) fn read(reader: &mut Reader<'_>, header: &[Range<usize>], rows: &[Vec<Range<usize>>]) {
-    let columns = columns(reader, header, rows);
-    for cell in header {
-        reader.prose(cell);
+pub(super) fn read(reader: &mut Reader<'_>, range: &Range<usize>) {
+    let lines = reader.lines_of(range);
+    let rows = lines.iter().map(|line| cells(reader, line)).collect();
+    read_rows(reader, rows);
+}
+
+/// Reads a paragraph whose lines are rows: a table without a header or a line of dashes.
+pub(super) fn paragraph(reader: &mut Reader<'_>, range: &Range<usize>) -> Found {
+    // A pipe between commands looks like one between cells.
+    if reader.slice(range).contains(['$', '{', '}']) {
+        return Found::NoTable;
     }
-    for cells in rows {
-        if columns.contains(&Column::Addresses) {
-            row(reader, &columns, cells);
+    let lines = reader.lines_of(range);
+    let is_row = |cells: &Vec<Range<usize>>| {
+        cells.len() > 1 && cells.iter().any(|cell| is_endpoints(reader, cell))
+    };
+    let rows: Vec<Vec<Range<usize>>> = lines.iter().map(|line| cells(reader, line)).collect();
+    if !rows.iter().any(is_row) {
+        return Found::NoTable;
+    }
+    read_rows(reader, rows);
+    Found::Table
+}
+
+/// Reads a table in HTML, its rows given as cells.
+pub(super) fn html(reader: &mut Reader<'_>, rows: &[Vec<Range<usize>>]) {
+    read_rows(reader, rows.to_vec());
+}
+
+fn read_rows(reader: &mut Reader<'_>, mut rows: Vec<Vec<Range<usize>>>) {
+    let dashes = rows.iter().position(|row| is_dashes(reader, row));
+    let header = match dashes {
+        Some(0) => Vec::new(),
+        Some(dashes) => rows.get(dashes - 1).cloned().unwrap_or_default(),
+        None => rows.first().filter(|row| is_header(reader, row)).cloned().unwrap_or_default(),
+    };
+    let first = match dashes {
+        Some(dashes) => dashes + 1,
+        None => usize::from(!header.is_empty()),
+    };
+    let body = rows.split_off(first.min(rows.len()));
+    let width = header.len().max(body.iter().map(Vec::len).max().unwrap_or(0));
+    let body = joined(body, if header.is_empty() { width } else { header.len() });
+    let headings = headings(reader, &header, &body);
+    let listed = headings.iter().any(|heading| heading.column == Column::Addresses);
+    for cells in &body {
+        if listed || cells.iter().any(|cell| is_endpoints(reader, cell)) {
+            fields(reader, &headings, cells);
         }
         for cell in cells {
             reader.prose(cell);
@@ -106,49 +94,164 @@ pub(super) fn read(reader: &mut Reader<'_>, header: &[Range<usize>], rows: &[Vec
     }
 }
 
-fn columns(
+/// The cells of a line, between its pipes.
+fn cells(reader: &Reader<'_>, line: &Range<usize>) -> Vec<Range<usize>> {
+    let text = reader.slice(line);
+    let quote = text.len() - text.trim_start_matches([' ', '>']).len();
+    let start = line.start + quote;
+    let text = reader.slice(&(start..line.end));
+    let mut cells = Vec::new();
+    let mut position = 0;
+    let mut escaped = false;
+    for (offset, character) in text.char_indices() {
+        if character == '|' && !escaped {
+            cells.push(start + position..start + offset);
+            position = offset + 1;
+        }
+        escaped = character == '\\' && !escaped;
+    }
+    cells.push(start + position..line.end);
+    let is_blank = |cell: &Range<usize>| reader.slice(cell).trim().is_empty();
+    if cells.len() > 1 && cells.first().is_some_and(is_blank) {
+        cells.remove(0);
+    }
+    if cells.len() > 1 && cells.last().is_some_and(is_blank) {
+        cells.pop();
+    }
+    cells
+}
+
+/// Rows that a line break cut in two, made whole again.
+fn joined(rows: Vec<Vec<Range<usize>>>, width: usize) -> Vec<Vec<Range<usize>>> {
+    let mut whole: Vec<Vec<Range<usize>>> = Vec::new();
+    for row in rows {
+        match whole.last_mut() {
+            Some(last) if last.len() < width && last.len() + row.len() == width + 1 => {
+                let mut row = row.into_iter();
+                if let (Some(end), Some(start)) = (last.last_mut(), row.next()) {
+                    end.end = start.end;
+                }
+                last.extend(row);
+            }
+            _ => whole.push(row),
+        }
+    }
+    whole
+}
+
+fn is_dashes(reader: &Reader<'_>, row: &[Range<usize>]) -> bool {
+    row.iter().all(|cell| {
+        let text = reader.slice(cell).trim();
+        text.contains('-') && text.chars().all(|c| matches!(c, '-' | ':' | ' '))
+    })
+}
+
+/// Whether a row without a line of dashes below it names columns.
+fn is_header(reader: &Reader<'_>, row: &[Range<usize>]) -> bool {
+    let known = row
+        .iter()
+        .filter(|cell| words::column(&prose::plain(reader.slice(cell))) != Column::Unknown);
+    known.count() > 1 && row.iter().all(|cell| reader.pending(cell).is_empty())
+}
+
+// === what the columns hold ===
+
+fn headings(
     reader: &Reader<'_>,
     header: &[Range<usize>],
     rows: &[Vec<Range<usize>>],
-) -> Vec<Column> {
-    let mut columns: Vec<Column> =
-        header.iter().map(|cell| column(&prose::plain(reader.slice(cell)))).collect();
-    let by_content = |index: usize, test: &dyn Fn(&Range<usize>) -> bool| {
-        let filled = rows
+) -> Vec<Heading> {
+    let width =
+        if header.is_empty() { rows.iter().map(Vec::len).max().unwrap_or(0) } else { header.len() };
+    let mut headings: Vec<Heading> = (0..width)
+        .map(|index| {
+            let text = header.get(index).map(|cell| prose::plain(reader.slice(cell)));
+            heading(&text.unwrap_or_default())
+        })
+        .collect();
+    let mostly = |index: usize, test: &dyn Fn(&Range<usize>) -> bool| {
+        let cells = rows
             .iter()
+            .filter(|row| row.len() == width)
             .filter_map(|row| row.get(index))
             .filter(|cell| !reader.slice(cell).trim().is_empty());
         let (all, yes) =
-            filled.fold((0, 0), |(all, yes), cell| (all + 1, yes + usize::from(test(cell))));
+            cells.fold((0, 0), |(all, yes), cell| (all + 1, yes + usize::from(test(cell))));
         all > 0 && yes * 2 > all
     };
-    let known = |columns: &[Column], column| columns.contains(&column);
-    let has_addresses = known(&columns, Column::Addresses);
-    let has_ports = known(&columns, Column::Ports);
-    for (index, column) in columns.iter_mut().enumerate() {
-        if *column != Column::Unknown {
+    // What a column holds weighs more than what its header says in a language nobody knows.
+    for (index, heading) in headings.iter_mut().enumerate() {
+        let open = !matches!(
+            heading.column,
+            Column::Client | Column::Notes | Column::Category | Column::Id
+        );
+        if open && mostly(index, &|cell| is_endpoints(reader, cell)) {
+            heading.column = Column::Addresses;
+        }
+    }
+    type Test<'a> = &'a dyn Fn(&Range<usize>) -> bool;
+    let tests: [(Column, Test<'_>); 5] = [
+        (Column::Id, &|cell| is_id(reader, cell)),
+        (Column::ExpressRoute, &|cell| words::truth(&prose::plain(reader.slice(cell))).is_some()),
+        (Column::Category, &|cell| is_category(reader, cell)),
+        (Column::Ports, &|cell| is_ports(reader, cell)),
+        (Column::Description, &|cell| !reader.slice(cell).trim().is_empty()),
+    ];
+    for (column, test) in tests {
+        if headings.iter().any(|heading| heading.column == column) {
             continue;
         }
-        if !has_addresses && by_content(index, &|cell| is_endpoints(reader, cell)) {
-            *column = Column::Addresses;
-        } else if !has_ports && by_content(index, &|cell| is_ports(reader, cell)) {
-            *column = Column::Ports;
+        // The first column of numbers is the rows' own.
+        let free = headings.iter_mut().enumerate();
+        let free = free.filter(|(index, _)| column != Column::Id || *index == 0);
+        let unknown = free.filter(|(_, heading)| heading.column == Column::Unknown);
+        let found = unknown.into_iter().find(|(index, _)| mostly(*index, test));
+        if let Some((_, heading)) = found {
+            heading.column = column;
         }
     }
-    columns
+    headings
 }
 
-fn column(header: &str) -> Column {
-    let header = header.to_lowercase();
-    match header.as_str() {
-        "id" | "#" => return Column::Id,
-        "er" => return Column::ExpressRoute,
-        _ => {}
+fn heading(text: &str) -> Heading {
+    let lower = text.to_lowercase();
+    let protocol = match (lower.contains("tcp"), lower.contains("udp")) {
+        (true, false) => "TCP",
+        (false, true) => "UDP",
+        _ => "",
+    };
+    let column = match words::column(text) {
+        Column::Unknown if !protocol.is_empty() => Column::Ports,
+        column => column,
+    };
+    Heading { column, protocol }
+}
+
+/// What the cells of a row hold that doesn't fit its header.
+fn by_content(reader: &Reader<'_>, cells: &[Range<usize>]) -> Vec<Heading> {
+    let mut headings = Vec::with_capacity(cells.len());
+    let mut described = false;
+    for (index, cell) in cells.iter().enumerate() {
+        let text = prose::plain(reader.slice(cell));
+        let column = if is_endpoints(reader, cell) {
+            Column::Addresses
+        } else if index == 0 && is_id(reader, cell) {
+            Column::Id
+        } else if is_ports(reader, cell) {
+            Column::Ports
+        } else if words::truth(&text).is_some() {
+            Column::ExpressRoute
+        } else if is_category(reader, cell) {
+            Column::Category
+        } else if !described && !text.is_empty() {
+            described = true;
+            Column::Description
+        } else {
+            Column::Unknown
+        };
+        headings.push(Heading { column, protocol: "" });
     }
-    HEADERS
-        .iter()
-        .find(|(_, words)| words.iter().any(|word| header.contains(word)))
-        .map_or(Column::Unknown, |(column, _)| *column)
+    headings
 }
 
 /// Whether a cell is mostly endpoints.
@@ -157,11 +260,39 @@ fn is_endpoints(reader: &Reader<'_>, cell: &Range<usize>) -> bool {
         .pending(cell)
         .into_iter()
         .filter_map(|index| reader.tokens.get(index))
-        .filter(|token| matches!(token.kind, Kind::Name | Kind::Url(_) | Kind::Net(_)))
+        .filter(|token| {
+            matches!(
+                token.kind,
+                Kind::Name | Kind::Url(_) | Kind::Net(_) | Kind::Placeholder | Kind::Broken
+            )
+        })
         .map(|token| token.range.len())
         .sum();
-    let letters = prose::plain(reader.slice(cell)).chars().filter(|c| c.is_alphanumeric()).count();
-    tokens * 2 > letters
+    if tokens == 0 {
+        return false;
+    }
+    // Remarks in brackets may be longer than what they are about.
+    let text = reader.slice(cell);
+    let remarks: usize = endpoints::remarks(text, 0)
+        .iter()
+        .map(|remark| letters(text.get(remark.clone()).unwrap_or_default()))
+        .sum();
+    tokens * 2 > letters(text).saturating_sub(remarks)
+}
+
+fn letters(markdown: &str) -> usize {
+    prose::plain(markdown).chars().filter(|c| c.is_alphanumeric()).count()
+}
+
+fn is_id(reader: &Reader<'_>, cell: &Range<usize>) -> bool {
+    let text = prose::plain(reader.slice(cell));
+    (1..=6).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_category(reader: &Reader<'_>, cell: &Range<usize>) -> bool {
+    let text = prose::plain(reader.slice(cell));
+    let words: Vec<&str> = text.split(' ').collect();
+    words::classification(&words).0.is_some()
 }
 
 /// Whether a cell holds ports and nothing else; a link to documentation has numbers too.
@@ -171,40 +302,95 @@ fn is_ports(reader: &Reader<'_>, cell: &Range<usize>) -> bool {
 
 /// The text of a cell with ports: without targets of links, a line for each piece.
 fn ports_text(cell: &str) -> String {
-    let pieces = pieces(cell, 0);
+    let pieces = endpoints::pieces(cell, 0);
     let lines = pieces.into_iter().map(|piece| prose::plain(cell.get(piece).unwrap_or_default()));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn row(reader: &mut Reader<'_>, columns: &[Column], cells: &[Range<usize>]) {
+// === a row ===
+
+/// Gives the cells of a row their columns, and reads it.
+fn fields(reader: &mut Reader<'_>, headings: &[Heading], cells: &[Range<usize>]) {
+    let fits = cells.len() == headings.len()
+        && (!cells.iter().any(|cell| is_endpoints(reader, cell))
+            || headings.iter().zip(cells).any(|(heading, cell)| {
+                heading.column == Column::Addresses && !reader.pending(cell).is_empty()
+            })
+            || headings.iter().any(|heading| heading.column == Column::Client));
+    let own;
+    let headings = if fits {
+        headings
+    } else {
+        own = by_content(reader, cells);
+        &own
+    };
+    // A column of its own for the protocol says it for all ports of the row.
+    let protocol: Vec<String> = headings
+        .iter()
+        .zip(cells)
+        .filter(|(heading, _)| heading.column == Column::Protocol)
+        .map(|(_, cell)| ports_text(reader.slice(cell)).replace('\n', " "))
+        .collect();
+    let mut said = Vec::new();
+    for (heading, cell) in headings.iter().zip(cells) {
+        if heading.column == Column::Ports {
+            let text = ports_text(reader.slice(cell));
+            let protocol = protocol.join(" ");
+            said.push(format!("{} {protocol} {text}", heading.protocol));
+        }
+    }
+    if said.is_empty() {
+        said = protocol;
+    }
+    let cells: Vec<Cell> = headings
+        .iter()
+        .zip(cells)
+        .map(|(heading, cell)| Cell { column: heading.column, range: cell.clone() })
+        .collect();
+    row(reader, &cells, &said);
+}
+
+/// Reads a row: its cells, and the phrases that give its ports.
+pub(super) fn row(reader: &mut Reader<'_>, cells: &[Cell], port_phrases: &[String]) {
     let (Some(first), Some(last)) = (cells.first(), cells.last()) else { return };
-    let lines = (reader.line(first.start), reader.line(last.end.saturating_sub(1)));
+    let lines = (reader.line(first.range.start), reader.line(last.range.end.saturating_sub(1)));
     let mut draft = reader.draft(DraftKind::Row);
     draft.lines = lines;
-    let mut has_ports = false;
-    for (column, cell) in columns.iter().zip(cells) {
-        let raw = reader.slice(cell).to_owned();
-        let text = prose::plain(&raw);
+    let mut ports = PortSet::default();
+    for phrase in port_phrases {
+        let phrase = ports::read(phrase, Reading::Cell);
+        ports.extend(&phrase.ports);
+        if phrase.protocol == Protocol::Assumed && !phrase.ports.is_empty() {
+            let text = "the page names no protocol; TCP is assumed".to_owned();
+            draft.notes.push(Note::Finding(text));
+        }
+    }
+    let has_ports = !ports.is_empty();
+    if has_ports {
+        draft.ports = Some((ports, PortsFrom::Row));
+    }
+    let numbers = cells
+        .iter()
+        .filter(|cell| matches!(cell.column, Column::Addresses | Column::Notes))
+        .find_map(|cell| reader.numbers_in(&cell.range));
+    for Cell { column, range } in cells {
+        let raw = reader.slice(range);
+        let text = || prose::plain(raw);
         match column {
-            Column::Id => draft.id = text.parse().ok(),
-            Column::Description => draft.description = text,
-            Column::Category => category(&mut draft, &raw),
-            Column::ExpressRoute => draft.express_route = stated(&text),
-            Column::Ports => {
-                let phrase = ports::read(&ports_text(&raw), Reading::Cell);
-                if !phrase.ports.is_empty() {
-                    has_ports = true;
-                    if phrase.protocol == Protocol::Assumed {
-                        let text = "the page names no protocol; TCP is assumed".to_owned();
-                        draft.notes.push(Note::Finding(text));
-                    }
-                    draft.ports = Some((phrase.ports, PortsFrom::Row));
-                }
-            }
-            Column::Group if !text.is_empty() => draft.group = Some(text),
-            Column::Notes if !text.is_empty() => draft.notes.push(Note::Remark(text)),
-            Column::Addresses => addresses(reader, &mut draft, cell),
-            Column::Group | Column::Notes | Column::Unknown => {}
+            Column::Id => draft.id = text().parse().ok(),
+            Column::Description => append(&mut draft.description, &text()),
+            Column::Category => category(&mut draft, raw),
+            Column::Required => draft.required = stated(words::truth(&text())),
+            Column::ExpressRoute => draft.express_route = stated(words::truth(&text())),
+            Column::Group if !text().is_empty() => draft.group = Some(text()),
+            Column::Notes if !text().is_empty() => draft.notes.push(Note::Remark(text())),
+            Column::Addresses => endpoints::cell(reader, &mut draft, range, numbers.clone()),
+            Column::Group
+            | Column::Notes
+            | Column::Ports
+            | Column::Protocol
+            | Column::Client
+            | Column::Unknown => {}
         }
     }
     if draft.members.is_empty() && has_ports {
@@ -214,141 +400,34 @@ fn row(reader: &mut Reader<'_>, columns: &[Column], cells: &[Range<usize>]) {
     reader.add(draft);
 }
 
-/// The cell with the endpoints: its pieces between line breaks, with remarks in brackets.
-fn addresses(reader: &mut Reader<'_>, draft: &mut Draft, cell: &Range<usize>) {
-    for piece in pieces(reader.slice(cell), cell.start) {
-        let text = reader.slice(&piece).to_owned();
-        let remarks = remarks(&text, piece.start);
-        let mut last: Option<(usize, String)> = None;
-        for index in reader.pending(&piece) {
-            let Some(token) = reader.tokens.get(index) else { continue };
-            let remark = remarks.iter().find(|remark| remark.contains(&token.range.start));
-            let remark = remark.map(|remark| reader.slice(remark));
-            let fate = match &token.kind {
-                Kind::Name | Kind::Url(_) | Kind::Net(_) => match remark {
-                    Some(remark) if prose::is_migration(remark) => {
-                        Fate::LeftOut(Why::MigrationNotice)
-                    }
-                    Some(remark) => {
-                        Fate::LeftOut(prose::why(token, remark).unwrap_or(Why::Mention))
-                    }
-                    None if remarks.is_empty() && prose::is_migration(&text) => {
-                        Fate::LeftOut(Why::MigrationNotice)
-                    }
-                    None if prose::is_documentation(token) => Fate::LeftOut(Why::Documentation),
-                    None => Fate::Member,
-                },
-                Kind::FileName => Fate::LeftOut(Why::FileName),
-                Kind::ServiceTag => Fate::LeftOut(Why::ServiceTag),
-                Kind::Placeholder => Fate::LeftOut(Why::Placeholder),
-                Kind::Email => Fate::LeftOut(Why::Mention),
-                Kind::Broken | Kind::Dotted => Fate::LeftOut(Why::Broken),
-            };
-            let (line, name) = (token.line, token.text.clone());
-            let (path, end) = (prose::path_note(token), token.range.end);
-            if fate == Fate::LeftOut(Why::Broken) {
-                reader.warn(line, format!("\"{name}\" is no valid endpoint; it is left out"));
-            }
-            if fate == Fate::Member {
-                draft.notes.extend(path);
-                last = Some((end, name));
-                draft.members.push(index);
-            }
-            reader.settle(index, fate);
-        }
-        for remark in &remarks {
-            let said = prose::plain(reader.slice(remark).trim_matches(['(', ')', '（', '）']));
-            let glued = last.as_ref().filter(|(end, _)| {
-                *end <= remark.start
-                    && reader
-                        .slice(&(*end..remark.start))
-                        .chars()
-                        .all(|c| c.is_whitespace() || c == '`')
-            });
-            let note = match glued {
-                Some((_, name)) => Note::Remark(format!("{name}: {said}")),
-                _ => Note::Remark(said),
-            };
-            if !draft.notes.contains(&note) {
-                draft.notes.push(note);
-            }
-        }
-        if remarks.is_empty() && prose::is_migration(&text) {
-            draft.notes.push(Note::Remark(prose::plain(&text)));
-        }
+fn append(description: &mut String, text: &str) {
+    if !description.is_empty() && !text.is_empty() {
+        description.push_str(", ");
     }
-}
-
-/// The pieces of a cell between line breaks.
-fn pieces(cell: &str, offset: usize) -> Vec<Range<usize>> {
-    let lower = cell.to_ascii_lowercase();
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    while let Some(tag) = lower.get(start..).and_then(|rest| rest.find("<br")) {
-        let end = start + tag;
-        pieces.push(offset + start..offset + end);
-        let close = lower.get(end..).and_then(|rest| rest.find('>'));
-        start = close.map_or(lower.len(), |close| end + close + 1);
-    }
-    pieces.push(offset + start..offset + cell.len());
-    pieces
-}
-
-/// Brackets with words in them; brackets with nothing but endpoints are no remarks.
-fn remarks(text: &str, offset: usize) -> Vec<Range<usize>> {
-    let mut remarks = Vec::new();
-    let mut open = None;
-    for (position, character) in text.char_indices() {
-        match character {
-            '(' | '（' if open.is_none() => open = Some(position),
-            ')' | '）' => {
-                if let Some(start) = open.take() {
-                    let end = position + character.len_utf8();
-                    let inside = text.get(start..end).unwrap_or_default();
-                    let is_word = |word: &str| {
-                        let word = word.trim_matches(|c: char| !c.is_alphanumeric());
-                        !word.is_empty() && !word.contains(['.', ':', '/'])
-                    };
-                    if inside.split_whitespace().any(is_word) {
-                        remarks.push(offset + start..offset + end);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    remarks
+    description.push_str(text);
 }
 
 fn category(draft: &mut Draft, cell: &str) {
-    for piece in pieces(cell, 0) {
+    for piece in endpoints::pieces(cell, 0) {
         let text = prose::plain(cell.get(piece).unwrap_or_default());
-        let lower = text.to_lowercase();
-        let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        let found = CATEGORIES.iter().find(|(_, words)| has(words)).map(|(category, _)| *category);
-        // A note says what is lost without the endpoints; it may hold any of the words.
-        if lower.split_whitespace().count() > 3 {
-            draft.notes.push(Note::Remark(text));
-            continue;
+        let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+        let (category, required, used) = words::classification(&words);
+        draft.category = draft.category.or(category);
+        if draft.required == Stated::Unstated {
+            draft.required = stated(required);
         }
-        if draft.category.is_none() {
-            draft.category = found;
-        }
-        if has(&OPTIONAL) {
-            draft.required = Stated::No;
-        } else if has(&REQUIRED) {
-            draft.required = Stated::Yes;
+        // A note says what is lost without the endpoints.
+        let note = words.get(used..).unwrap_or_default().join(" ");
+        if prose::words_in(&note) > 2 {
+            draft.notes.push(Note::Remark(note));
         }
     }
 }
 
-fn stated(text: &str) -> Stated {
-    let lower = text.to_lowercase();
-    if YES.contains(&lower.as_str()) {
-        Stated::Yes
-    } else if NO.contains(&lower.as_str()) {
-        Stated::No
-    } else {
-        Stated::Unstated
+pub(super) fn stated(truth: Option<bool>) -> Stated {
+    match truth {
+        Some(true) => Stated::Yes,
+        Some(false) => Stated::No,
+        None => Stated::Unstated,
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 
 /// A set in one line: ID or section, group, endpoints, ports, where the ports are from.
 fn sets(page: &str) -> Vec<String> {
-    let sets = assemble::document(page).endpoint_sets;
+    let sets = assemble::document(page, &Options::default()).endpoint_sets;
     sets.iter()
         .map(|set| {
             let name = set.id.map_or_else(|| set.section.clone(), |id| id.to_string());
@@ -19,12 +19,12 @@ fn sets(page: &str) -> Vec<String> {
 }
 
 fn left_out(page: &str) -> Vec<String> {
-    let left_out = assemble::document(page).left_out;
+    let left_out = assemble::document(page, &Options::default()).left_out;
     left_out.iter().map(|token| format!("{} {} {}", token.line, token.token, token.why)).collect()
 }
 
 fn warnings(page: &str) -> Vec<String> {
-    let warnings = assemble::document(page).warnings;
+    let warnings = assemble::document(page, &Options::default()).warnings;
     warnings.iter().map(|warning| format!("{} {}", warning.line, warning.text)).collect()
 }
 
@@ -36,7 +36,7 @@ fn a_row_has_all_its_facts() {
         "## S\n\n{HEAD}| 163 | Client | Allow<BR>Required | False | `*.A.com`<BR>`b.com`<br>`1.2.3.0/24, 4.3.2.1` | **TCP:** 80, 443 |\n"
     );
     assert_eq!(sets(&page), ["163: *.a.com b.com 1.2.3.0/24 4.3.2.1/32: tcp 80 443 [row]"]);
-    let set = assemble::document(&page).endpoint_sets.remove(0);
+    let set = assemble::document(&page, &Options::default()).endpoint_sets.remove(0);
     assert_eq!((set.category, set.required), (Some(Category::Allow), Stated::Yes));
     assert_eq!((set.express_route, set.lines), (Stated::No, (5, 5)));
     assert_eq!((set.section.as_str(), set.description.as_str()), ("S", "Client"));
@@ -73,7 +73,7 @@ fn migration_notices_and_remarks_are_notes() {
     assert_eq!(sets(&page), ["1: a.azureedge.net c.com: tcp 443 [row]"]);
     assert_eq!(left_out(&page), ["3 azureedge.net migration-notice", "3 b.com migration-notice"]);
     assert_eq!(
-        assemble::document(&page).endpoint_sets[0].notes,
+        assemble::document(&page, &Options::default()).endpoint_sets[0].notes,
         [
             Note::Remark("Starting 2025, azureedge.net domains will migrate to b.com".to_owned()),
             Note::Remark("c.com: only for EU customers".to_owned())
@@ -125,7 +125,7 @@ fn sentences_about_inspection_and_proxies_are_notes() {
         ["3 *.a.com inspection", "5 b.com inspection", "5 c.com inspection", "9 d.com inspection"]
     );
     assert_eq!(
-        assemble::document(page).endpoint_sets[0].notes,
+        assemble::document(page, &Options::default()).endpoint_sets[0].notes,
         [Note::Remark("SSL inspection isn't supported for '*.a.com'.".to_owned())]
     );
 }
@@ -146,7 +146,7 @@ fn consolidated_lists_take_the_ports_of_the_same_endpoint() {
             "All: 1.2.3.0/24: tcp 443 [same-endpoint]",
         ]
     );
-    let notes = &assemble::document(&page).endpoint_sets[3].notes;
+    let notes = &assemble::document(&page, &Options::default()).endpoint_sets[3].notes;
     let text = "*.a.com: all ports of tcp 443 at line 3, tcp 80 at line 4";
     assert_eq!(notes[1], Note::Finding(text.to_owned()));
 }
@@ -219,7 +219,7 @@ fn commands_and_file_names_are_no_endpoints() {
 proptest::proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "([|`*<>\\[\\](){}#:/. \n-]|<br>|<!--|-->|[a-c0-9é。]{1,3}|\\.com|https://|TCP|443){0,60}") {
-        let document = assemble::document(&text);
+        let document = assemble::document(&text, &Options::default());
         for token in &document.imported {
             proptest::prop_assert!(token.set < document.endpoint_sets.len());
         }

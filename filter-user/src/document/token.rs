@@ -8,7 +8,7 @@ use std::{net::IpAddr, ops::Range};
 
 use ipnet::IpNet;
 
-use super::ports::PortSet;
+use super::{broken, ports::PortSet, template};
 
 /// A run of characters that looks like an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) enum Kind {
     Net(Net),
     /// Looks like one of them and is not valid.
     Broken,
-    /// A part is for the reader to fill in.
+    /// A part is for the reader to fill in; the text is as on the page.
     Placeholder,
     /// `AzureFrontDoor.MicrosoftSecurity`.
     ServiceTag,
@@ -118,48 +118,94 @@ const FILE_ENDINGS: [&str; 35] = [
 ];
 
 /// Finds the tokens of a text, in order.
-pub(super) fn scan(text: &str) -> Vec<Token> {
+///
+/// A `<tenant>` in a name is filled in where the tenant is given.
+pub(super) fn scan(text: &str, tenant: Option<&str>) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut line = 1;
+    let mut counted = 0;
     let mut position = 0;
     while let Some(character) = text.get(position..).and_then(|rest| rest.chars().next()) {
-        if character == '\n' {
-            line += 1;
-        }
-        if !in_run(text, position) {
+        let Some(end) = run_end(text, position) else {
             position += character.len_utf8();
             continue;
-        }
-        let end = run_end(text, position);
+        };
+        line += newlines(text, counted..position);
+        counted = position;
         let run = text.get(position..end).unwrap_or_default();
         if let Some(scheme_end) = run.find("://") {
             let end = url_end(text, position + scheme_end + 3);
             tokens.extend(url(text, position..end, scheme_end, line));
             position = end;
         } else {
-            tokens.extend(bare(text, position..end, line));
+            tokens.extend(bare(text, position..end, line, tenant));
             position = end;
         }
     }
+    broken::mark(text, &mut tokens);
     tokens
 }
 
-fn in_run(text: &str, position: usize) -> bool {
-    let mut rest = text.get(position..).unwrap_or_default().bytes();
-    match rest.next() {
-        Some(byte) if byte.is_ascii_alphanumeric() || b".-_*:/".contains(&byte) => true,
-        // An escaped star or dot is the plain one.
-        Some(b'\\') => rest.next().is_some_and(|byte| b"*._-".contains(&byte)),
-        _ => false,
-    }
+fn newlines(text: &str, range: Range<usize>) -> u32 {
+    let lines = text.get(range).unwrap_or_default().bytes().filter(|byte| *byte == b'\n').count();
+    u32::try_from(lines).unwrap_or(u32::MAX)
 }
 
-fn run_end(text: &str, start: usize) -> usize {
-    let mut end = start;
-    while in_run(text, end) {
-        end += 1;
+/// Whether a character may stand in a host, an address or the scheme of a URL.
+///
+/// Letters of alphabets that are written with blanks between words count; of the others, words
+/// run into names without any border ([`foreign_label`]).
+pub(super) fn is_run_character(character: char) -> bool {
+    character.is_ascii_alphanumeric()
+        || matches!(character, '.' | '-' | '_' | '*' | ':' | '/')
+        || (matches!(character, '\u{c0}'..='\u{587}') && character.is_alphabetic())
+}
+
+/// The ideographic full stop and its relatives, which IDNA takes for dots (RFC 3490, 3.1).
+fn is_wide_dot(character: char) -> bool {
+    matches!(character, '。' | '．' | '｡')
+}
+
+/// The end of the run of characters that begins here; `None` where none does.
+fn run_end(text: &str, start: usize) -> Option<usize> {
+    let rest = text.get(start..)?;
+    let mut end = start + foreign_label(text, start);
+    let mut dotted = end > start;
+    let mut characters = text.get(end..)?.chars().peekable();
+    while let Some(character) = characters.next() {
+        let next = characters.peek().copied();
+        let inside = match character {
+            // An escaped star or dot is the plain one.
+            '\\' => next.is_some_and(|next| matches!(next, '*' | '.' | '_' | '-')),
+            // Behind a name with dots of its own it ends a sentence.
+            wide if is_wide_dot(wide) => {
+                end > start && !dotted && next.is_some_and(|next| next.is_ascii_alphanumeric())
+            }
+            other => is_run_character(other),
+        };
+        if !inside {
+            break;
+        }
+        dotted |= character == '.';
+        end += character.len_utf8();
     }
-    end
+    (end > start && !rest.is_empty()).then_some(end)
+}
+
+/// The length of a label in a script without blanks between words, with a dot behind it.
+fn foreign_label(text: &str, start: usize) -> usize {
+    let is_foreign = |c: char| c > '\u{587}' && c.is_alphabetic();
+    let before = text.get(..start).and_then(|before| before.chars().next_back());
+    if before.is_some_and(|c| is_foreign(c) || is_run_character(c)) {
+        return 0;
+    }
+    let rest = text.get(start..).unwrap_or_default();
+    let label: usize =
+        rest.chars().take(63).take_while(|c| is_foreign(*c)).map(char::len_utf8).sum();
+    let mut behind = rest.get(label..).unwrap_or_default().chars();
+    let name = behind.next().is_some_and(|c| c == '.')
+        && behind.next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if name { label } else { 0 }
 }
 
 fn url_end(text: &str, start: usize) -> usize {
@@ -196,11 +242,11 @@ fn url(text: &str, range: Range<usize>, scheme_end: usize, line: u32) -> Option<
     let placeholder = text
         .get(range.end..)
         .is_some_and(|rest| path.is_empty() && rest.starts_with(['<', '{', '[']));
-    if host.is_empty() || placeholder {
+    if host.is_empty() || placeholder || host.starts_with('#') {
         // "https://<tenant>.example.com": the rest is found as a run of its own.
         return None;
     }
-    let lower = host.to_ascii_lowercase();
+    let lower = ascii(host)?;
     Some(match host_kind(&lower) {
         Kind::Name => token(lower, url(Host::Name)),
         Kind::Net(net) => token(net.net.to_string(), url(Host::Net(net))),
@@ -209,21 +255,45 @@ fn url(text: &str, range: Range<usize>, scheme_end: usize, line: u32) -> Option<
     })
 }
 
-fn bare(text: &str, range: Range<usize>, line: u32) -> Option<Token> {
-    let run = text.get(range.clone())?;
-    let unescaped = run.replace('\\', "");
-    let (trimmed, emphasis) = trim(&unescaped);
-    let before = text.get(..range.start)?.chars().next_back();
-    let after = text.get(range.end..)?.chars().next();
-    let token = |text: &str, kind| {
-        let capital = if text.starts_with(|c: char| c.is_ascii_uppercase()) {
-            Capital::Yes
-        } else {
-            Capital::No
+fn bare(text: &str, range: Range<usize>, line: u32, tenant: Option<&str>) -> Option<Token> {
+    if let Some(template) = template::around(text, &range) {
+        if range.end < template.range.end {
+            // The last run of a template stands for all of it.
+            return None;
+        }
+        let whole = text.get(template.range.clone())?.replace('\\', "");
+        let filled = tenant.and_then(|tenant| template::for_tenant(text, &template, tenant));
+        let range = template.range.clone();
+        return match filled {
+            Some(name) => named(&name, range, line, Emphasis::Clear),
+            None if whole.contains('.') => Some(Token {
+                range,
+                line,
+                text: whole.to_lowercase(),
+                kind: Kind::Placeholder,
+                capital: Capital::No,
+            }),
+            None => None,
         };
+    }
+    let run = text.get(range.clone())?;
+    let before = text.get(..range.start)?.chars().next_back();
+    let unescaped = run.replace('\\', "").replace(is_wide_dot, ".");
+    let (trimmed, emphasis) = trim(&unescaped);
+    let mut token = named(trimmed, range, line, emphasis)?;
+    if before == Some('@') && token.kind == Kind::Name {
+        token.kind = Kind::Email;
+    }
+    Some(token)
+}
+
+/// The token that a run without its markup is.
+fn named(trimmed: &str, range: Range<usize>, line: u32, emphasis: Emphasis) -> Option<Token> {
+    let token = |text: &str, kind| {
+        let capital = if text.starts_with(char::is_uppercase) { Capital::Yes } else { Capital::No };
         let text = match kind {
             Kind::FileName | Kind::ServiceTag | Kind::Dotted => text.to_owned(),
-            _ => text.to_ascii_lowercase(),
+            _ => text.to_lowercase(),
         };
         Some(Token { range: range.clone(), line, text, kind, capital })
     };
@@ -235,57 +305,67 @@ fn bare(text: &str, range: Range<usize>, line: u32) -> Option<Token> {
     }
     let end = trimmed.find(['/', ':']).unwrap_or(trimmed.len());
     let (host, behind) = trimmed.split_at_checked(end)?;
-    if !host.contains('.') || !host.contains(|c: char| c.is_ascii_alphabetic()) {
+    if !host.contains('.') || !host.contains(char::is_alphabetic) {
         return None;
     }
+    let Some(lower) = ascii(host) else { return token(host, Kind::Broken) };
     // Two hosts with a slash between, or prefixes and hosts in one run, are told apart by nobody.
-    let (host, kind) = match host_kind(&host.to_ascii_lowercase()) {
+    let (host, kind) = match host_kind(&lower) {
         Kind::Name => (host, Kind::Name),
         Kind::Net(_) | Kind::Url(_) => (trimmed, Kind::Broken),
         kind => (host, kind),
     };
-    let last = host.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let last = lower.rsplit('.').next().unwrap_or_default();
     let labels = host.split('.').filter(|label| !label.is_empty()).count();
-    if FILE_ENDINGS.contains(&last.as_str())
-        && (labels == 2 || host_kind(&host.to_ascii_lowercase()) != Kind::Name)
-    {
+    if FILE_ENDINGS.contains(&last) && (labels == 2 || kind != Kind::Name) {
         return token(host.trim_start_matches('.'), Kind::FileName);
     }
     if kind == Kind::Dotted {
         return token(host, if is_service_tag(host) { Kind::ServiceTag } else { kind });
     }
-    match before {
-        Some('@') => return token(host, Kind::Email),
-        Some('#') if host.starts_with('-') => {
-            return token(&format!("#{host}"), Kind::Placeholder);
-        }
-        Some('>' | '}' | ']') if host.starts_with(['.', '-']) => {
-            if let Some(filler) = filler(text, range.start) {
-                return token(&format!("{filler}{host}"), Kind::Placeholder);
-            }
-        }
-        _ => {}
-    }
-    let host = host.trim_start_matches('-');
-    let glued = |c: Option<char>| c.is_some_and(|c| ('\u{c0}'..'\u{370}').contains(&c));
-    if glued(before) || glued(after) || emphasis == Emphasis::Unclear {
+    if emphasis == Emphasis::Unclear || kind != Kind::Name {
         return token(host, Kind::Broken);
     }
-    let Some(sign) = behind.chars().next().filter(|_| kind == Kind::Name) else {
-        return token(host, kind);
+    let capital = token(host, Kind::Name)?.capital;
+    let name = lower.trim_start_matches('-');
+    let url = |ports, path| {
+        let kind = Kind::Url(Url { ports, path, host: Host::Name });
+        Some(Token { capital, ..token(name, kind)? })
+    };
+    let Some(sign) = behind.chars().next() else {
+        return Some(Token { capital, ..token(name, kind)? });
     };
     let rest = behind.get(1..).unwrap_or_default();
-    let url = |ports, path| Kind::Url(Url { ports, path, host: Host::Name });
     match sign {
-        ':' => match rest.parse::<u16>() {
-            Ok(port) if port != 0 => token(host, url(Some(PortSet::tcp(port)), None)),
+        ':' => match rest.split('/').next().unwrap_or_default().parse::<u16>() {
+            Ok(port) if port != 0 => {
+                let path = rest.find('/').and_then(|slash| rest.get(slash..));
+                url(Some(PortSet::tcp(port)), path.filter(|path| path.len() > 1).map(str::to_owned))
+            }
             _ => token(trimmed, Kind::Broken),
         },
         _ if rest.split('/').next().is_some_and(|first| host_kind(first) == Kind::Name) => {
             token(trimmed, Kind::Broken)
         }
-        _ => token(host, url(None, Some(behind.to_owned()).filter(|path| path.len() > 1))),
+        _ => url(None, Some(behind.to_owned()).filter(|path| path.len() > 1)),
     }
+}
+
+/// A name in lower case, with A-labels (RFC 5890, 2.3.2.1); `None` where it has none.
+fn ascii(name: &str) -> Option<String> {
+    if name.is_ascii() {
+        return Some(name.to_ascii_lowercase());
+    }
+    // What a star stands for has no A-label.
+    let star = name.split('.').any(|label| label.contains('*') && !label.is_ascii());
+    if star || name.len() > 1000 {
+        return None;
+    }
+    let stars = name.rfind('*').map_or(0, |star| star + 1);
+    let (front, behind) = name.split_at_checked(stars)?;
+    let behind = idna::domain_to_ascii(behind.trim_start_matches('.')).ok()?;
+    let dot = if stars > 0 { "." } else { "" };
+    Some(format!("{}{dot}{behind}", front.to_ascii_lowercase()))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -315,26 +395,6 @@ fn trim(run: &str) -> (&str, Emphasis) {
         _ if opened == 0 => (body, Emphasis::Clear),
         _ => (body, Emphasis::Unclear),
     }
-}
-
-/// The `<tenant>` in front of a position, unless it is a line break's tag.
-fn filler(text: &str, end: usize) -> Option<&str> {
-    let before = text.get(..end)?;
-    let close = before.chars().next_back()?;
-    let open = match close {
-        '>' => '<',
-        '}' => '{',
-        _ => '[',
-    };
-    // A filler is short; looking no further keeps the scan linear.
-    let start = before.char_indices().rev().take(48).find(|(_, c)| *c == open)?.0;
-    let filler = before.get(start..)?;
-    let word = filler.trim_matches(['<', '>', '{', '}', '[', ']', '\\', '/', ' ']);
-    let tag = ["br", "p", "b", "i", "a", "em", "td", "tr", "li", "ul", "code", "span", "strong"]
-        .iter()
-        .any(|tag| word.eq_ignore_ascii_case(tag));
-    let placeholder = !tag && word.len() <= 40 && word.chars().any(char::is_alphanumeric);
-    placeholder.then_some(filler)
 }
 
 fn net(text: &str) -> Option<Net> {
@@ -377,8 +437,6 @@ fn host_kind(text: &str) -> Kind {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_*".contains(&b))
             && !label.contains("**")
-            // "com*" inside a name is the end of one host and the start of the next.
-            && !["com*", "net*", "org*"].contains(&label)
     };
     if text.len() > 253 || !name.split('.').all(valid) {
         return Kind::Broken;
@@ -400,7 +458,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[(&str, &str)]) {
-        let found: Vec<(String, &str)> = scan(text)
+        let found: Vec<(String, &str)> = scan(text, None)
             .into_iter()
             .map(|token| {
                 let kind = match token.kind {
@@ -494,8 +552,8 @@ mod tests {
                 (".a.com", "broken"),
                 ("*.a.com*.b.com", "broken"),
                 ("a.com/b.com", "broken"),
-                ("cher.example.com", "broken"),
-                ("x-.com", "broken"),
+                ("xn--bcher-kva.example.com", "name"),
+                ("-x-.com", "broken"),
             ],
         );
         check(
