@@ -11,15 +11,25 @@
 mod assemble;
 mod broken;
 mod decode;
+mod endpoint;
 mod endpoints;
 mod entities;
+mod feed;
 mod flat;
 mod html;
+mod json;
+mod lines;
 mod list;
+mod m365;
 mod markdown;
+mod merge;
 mod plain;
+mod plain_list;
 mod ports;
 mod prose;
+mod recognise;
+pub mod select;
+mod service_tags;
 mod table;
 mod template;
 mod token;
@@ -234,6 +244,8 @@ pub enum Why {
     Duplicate,
     /// It is mentioned, not listed.
     Mention,
+    /// It is in a set that was not asked for.
+    NotSelected,
 }
 
 /// Something that a reader has to know about the page.
@@ -247,25 +259,64 @@ pub struct Warning {
     pub text: String,
 }
 
+/// What warnings begin with that say that a set has no ports.
+const NO_PORTS: &str = "no ports are given for ";
+
 /// Reads one input.
 ///
 /// # Errors
 ///
-/// [`InvalidDocument::NoEndpoints`] where nothing in it is an endpoint.
+/// Where it is not what it is read as, or nothing in it is an endpoint.
 pub fn parse(name: &str, text: &str, options: &Options) -> Result<Document, InvalidDocument> {
-    let mut document = assemble::document(text, options);
+    if let Some(tenant) = &options.tenant
+        && !is_label(tenant)
+    {
+        return Err(InvalidDocument::Tenant);
+    }
+    recognise::refuse_html(text)?;
+    let format = options.format.unwrap_or_else(|| recognise::format(text));
+    let mut document = match format {
+        Format::Page => assemble::document(text, options),
+        Format::M365Json => m365::read(text, options)?,
+        Format::ServiceTags => service_tags::read(text, options)?,
+        Format::List => plain_list::read(name, text, options),
+    };
     for source in &mut document.sources {
         source.name = name.to_owned();
     }
     if document.endpoint_sets.is_empty() {
-        return Err(InvalidDocument::NoEndpoints { tokens: document.left_out.len() });
+        return Err(match format {
+            Format::Page => InvalidDocument::NoEndpoints { tokens: document.left_out.len() },
+            Format::M365Json | Format::ServiceTags | Format::List => {
+                InvalidDocument::EmptyFeed { tokens: document.left_out.len() }
+            }
+        });
     }
     Ok(document)
+}
+
+/// Whether a text can be a tenant's name: one label of a host name.
+fn is_label(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(allowed)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 // === impl Document ===
 
 impl Document {
+    /// Several documents as one, in their order.
+    ///
+    /// Sets of different inputs with the same ID become one where their ports, category,
+    /// requirement, ExpressRoute and group agree, and are kept apart with a warning where they
+    /// don't. Sets without ID become one where they are the same.
+    #[must_use]
+    pub fn merge(documents: Vec<Self>) -> Self {
+        merge::merge(documents)
+    }
+
     /// How many tokens were left out, by reason.
     #[must_use]
     pub fn left_out_by_reason(&self) -> BTreeMap<Why, usize> {
@@ -295,6 +346,14 @@ impl Format {
 // === impl Category ===
 
 impl Category {
+    /// The category that a feed or a person calls so.
+    #[must_use]
+    pub fn named(text: &str) -> Option<Self> {
+        [Self::Optimize, Self::Allow, Self::Default]
+            .into_iter()
+            .find(|category| category.as_str().eq_ignore_ascii_case(text.trim()))
+    }
+
     /// The text in the command line and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -356,6 +415,7 @@ impl Why {
             Self::ServiceTag => "service-tag",
             Self::Duplicate => "duplicate",
             Self::Mention => "mention",
+            Self::NotSelected => "not-selected",
         }
     }
 }

@@ -24,6 +24,55 @@ pub enum InvalidDocument {
         /// The tokens that were seen and left out.
         tokens: usize,
     },
+    /// A feed or a list without any endpoint.
+    #[error("no endpoints found ({tokens} entries were left out)")]
+    EmptyFeed {
+        /// The entries that were left out.
+        tokens: usize,
+    },
+    /// HTML where Markdown is expected.
+    #[error(
+        "line {line}: this is HTML, not a page's text; take the page's Markdown (on GitHub: \"Raw\"), or save its text"
+    )]
+    Html {
+        /// The line where it begins.
+        line: u32,
+    },
+    /// No JSON, or JSON of another kind.
+    #[error("line {line}, column {column}: {problem}")]
+    Json {
+        /// The line, from 1.
+        line: u32,
+        /// The character in the line, from 1.
+        column: u32,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file of service tags, and no word about which.
+    #[error(
+        "this file has {tags} service tags with {prefixes} prefixes; choose with --tags A,B, or take all with --tags '*'"
+    )]
+    TagsMissing {
+        /// How many tags there are.
+        tags: usize,
+        /// How many prefixes they have.
+        prefixes: usize,
+    },
+    /// A service tag that isn't in the file.
+    #[error("--tags {tag}: no such service tag among the {tags} of this file{}", did_you_mean(.near))]
+    UnknownTag {
+        /// The tag that was asked for.
+        tag: String,
+        /// Tags that may be meant.
+        near: Vec<String>,
+        /// How many tags there are.
+        tags: usize,
+    },
+    /// A tenant that can't be part of a name.
+    #[error(
+        "the tenant is no label of a name: write 1 to 63 letters, digits and dashes, as in \"contoso\""
+    )]
+    Tenant,
 }
 
 /// The text of a page: UTF-8, or UTF-16 with a byte order mark.
@@ -76,6 +125,10 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, InvalidDocume
         text.push(character);
     }
     Ok(text)
+}
+
+fn did_you_mean(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; near it: {}", near.join(", ")) }
 }
 
 fn first_control(bytes: &[u8]) -> Option<usize> {
