@@ -36,7 +36,7 @@ enum Command {
     Run(run::RunArgs),
     /// Check a configuration: no privileges, no network, nothing is changed
     Check(check::CheckArgs),
-    /// Turn a vendor's page into a policy file
+    /// Turn vendors' pages and feeds into a policy file
     Import(import::ImportArgs),
     /// One screen about what is in force
     Status(QueryArgs),

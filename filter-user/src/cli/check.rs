@@ -103,7 +103,7 @@ fn check(args: &CheckArgs) -> Checked {
 }
 
 /// The host is not looked at: every source is taken for plausible.
-fn host(policy: &Policy) -> Host {
+pub(super) fn host(policy: &Policy) -> Host {
     let everything = ["0.0.0.0/0", "::/0"];
     let plausible: Vec<_> = everything.iter().filter_map(|prefix| prefix.parse().ok()).collect();
     let nics = policy.gateway.inside.iter().zip(0..).map(|(name, slot)| HostNic {

@@ -14,15 +14,19 @@ use ipnet::IpNet;
 use super::{
     NamePattern, PortRange, PortRanges, RuleState,
     name::Breadth,
-    render::{RuleText, render_rule},
+    render::{BroadNames, RuleText, render_rule},
 };
-use crate::document::{Document, EndpointSet, Note, PortSet, PortSpan, SetState, Why};
+use crate::document::{
+    Document, EndpointSet, Format, Note, PortSet, PortSpan, SetState, Source, Why,
+};
 
 /// How rules are made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// What the rules' names begin with; from the page's title where there is none.
+    /// What the rules' names begin with; from the input's title or kind where there is none.
     pub prefix: Option<String>,
+    /// Whether patterns that cover a public suffix are granted.
+    pub broad: BroadNames,
 }
 
 /// What the file says about itself.
@@ -30,6 +34,14 @@ pub struct Options {
 pub struct Header {
     /// The command that makes the file.
     pub command: String,
+}
+
+/// The names of rules so far.
+#[derive(Debug, Default)]
+struct Taken {
+    names: BTreeSet<String>,
+    /// For each name that was wanted twice, the next number to try.
+    next: BTreeMap<String, u32>,
 }
 
 /// The longest name of a rule.
@@ -43,17 +55,13 @@ const FILLERS: [&str; 3] = ["network-requirements-for-", "requirements-for-", "e
 /// It has no time and no state in it: the same document gives the same text.
 #[must_use]
 pub fn policy_file(document: &Document, options: &Options, header: &Header) -> String {
-    let prefix = match &options.prefix {
-        Some(prefix) => slug(prefix),
-        None => prefix(document),
-    };
-    let names = rule_names(document, &prefix);
-    let mut taken: BTreeSet<String> = names.iter().cloned().collect();
+    let mut taken = Taken::default();
+    let names = rule_names(document, options.prefix.as_deref(), &mut taken);
     let rules: Vec<RuleText> = document
         .endpoint_sets
         .iter()
         .zip(names)
-        .flat_map(|(set, name)| rules(set, name, &mut taken))
+        .flat_map(|(set, name)| rules(document, set, name, options.broad, &mut taken))
         .collect();
     let mut text = head(document, header, &rules);
     for rule in &rules {
@@ -99,9 +107,13 @@ fn head(document: &Document, header: &Header, rules: &[RuleText]) -> String {
     if !left_out.is_empty() {
         lines.push(format!("left out: {}", left_out.join(", ")));
     }
-    lines.extend(
-        document.warnings.iter().map(|warning| format!("line {}: {}", warning.line, warning.text)),
-    );
+    lines.extend(document.warnings.iter().map(|warning| {
+        let at = match document.sources.get(warning.source) {
+            Some(source) if document.sources.len() > 1 => format!("{}:", source.name),
+            _ => "line ".to_owned(),
+        };
+        format!("{at}{}: {}", warning.line, warning.text)
+    }));
     let mut text = String::new();
     for line in lines {
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -112,10 +124,22 @@ fn head(document: &Document, header: &Header, rules: &[RuleText]) -> String {
 }
 
 /// The rules of a set: one, and one more for names that a policy has to be told to grant.
-fn rules(set: &EndpointSet, name: String, taken: &mut BTreeSet<String>) -> Vec<RuleText> {
+fn rules(
+    document: &Document,
+    set: &EndpointSet,
+    name: String,
+    allowed: BroadNames,
+    taken: &mut Taken,
+) -> Vec<RuleText> {
     let mut usable = Vec::new();
     let mut broad = Vec::new();
-    let mut comments = vec![summary(set)];
+    let source = document.sources.get(set.source);
+    let input = match source.map(|source| source.format) {
+        Some(Format::Page) | None => "page",
+        Some(Format::M365Json | Format::ServiceTags) => "file",
+        Some(Format::List) => "list",
+    };
+    let mut comments = vec![summary(set, source.filter(|_| document.sources.len() > 1))];
     for text in &set.names {
         match NamePattern::try_from(text.as_str()) {
             Ok(pattern) if pattern.breadth() == Breadth::CoversPublicSuffix => {
@@ -138,10 +162,9 @@ fn rules(set: &EndpointSet, name: String, taken: &mut BTreeSet<String>) -> Vec<R
     // The vendor's sentences stay on the vendor's page.
     match remarks {
         0 => {}
-        1 => comments.push("the page has a remark on it; see `sluice import --json`".to_owned()),
-        more => {
-            comments.push(format!("the page has {more} remarks on it; see `sluice import --json`"))
-        }
+        1 => comments.push(format!("the {input} has a remark on it; see `sluice import --json`")),
+        more => comments
+            .push(format!("the {input} has {more} remarks on it; see `sluice import --json`")),
     }
     let rule = RuleText {
         comments,
@@ -153,41 +176,47 @@ fn rules(set: &EndpointSet, name: String, taken: &mut BTreeSet<String>) -> Vec<R
         state: RuleState::Enabled,
         ..RuleText::default()
     };
+    let without_ports = format!("{}; disabled: the {input} gives no ports", set.description);
     let mut rules = Vec::new();
-    if !broad.is_empty() {
-        let note = format!(
-            "{}; disabled: anybody can get a name that these patterns cover",
-            set.description
-        );
-        rules.push(RuleText {
-            name: unique(&format!("{name}-broad"), taken),
-            to: broad,
-            note: Some(note),
-            state: RuleState::Disabled,
-            ..rule.clone()
+    if !rule.to.is_empty() {
+        rules.push(match set.state {
+            SetState::Enabled => rule.clone(),
+            SetState::WithoutPorts => RuleText {
+                note: Some(without_ports.clone()),
+                state: RuleState::Disabled,
+                ..rule.clone()
+            },
         });
     }
-    if !rule.to.is_empty() {
-        rules.insert(
-            0,
-            match set.state {
-                SetState::Enabled => rule,
-                SetState::WithoutPorts => RuleText {
-                    note: Some(format!("{}; disabled: the page gives no ports", set.description)),
-                    state: RuleState::Disabled,
-                    ..rule
-                },
-            },
-        );
+    if !broad.is_empty() {
+        let refused = "disabled: anybody can get a name that these patterns cover";
+        let (note, state) = match (allowed, set.state) {
+            (BroadNames::Allowed, SetState::Enabled) => {
+                (set.description.clone(), RuleState::Enabled)
+            }
+            (BroadNames::Allowed, SetState::WithoutPorts) => (without_ports, RuleState::Disabled),
+            (BroadNames::Refused, _) => {
+                (format!("{}; {refused}", set.description), RuleState::Disabled)
+            }
+        };
+        rules.push(RuleText {
+            name: taken.unique(&format!("{name}-broad")),
+            to: broad,
+            note: Some(note),
+            state,
+            broad: allowed,
+            ..rule
+        });
     }
     rules
 }
 
 /// `lines 70-128 · Intune core service · allow, required · 4 names, 90 prefixes`
-fn summary(set: &EndpointSet) -> String {
+fn summary(set: &EndpointSet, source: Option<&Source>) -> String {
+    let name = source.map(|source| format!("{}, ", source.name)).unwrap_or_default();
     let lines = match set.lines {
-        (first, last) if first == last => format!("line {first}"),
-        (first, last) => format!("lines {first}-{last}"),
+        (first, last) if first == last => format!("{name}line {first}"),
+        (first, last) => format!("{name}lines {first}-{last}"),
     };
     let mut facts: Vec<String> = Vec::new();
     facts.extend(set.category.map(|category| category.as_str().to_owned()));
@@ -211,28 +240,43 @@ fn ranges(spans: &BTreeSet<PortSpan>) -> PortRanges {
 }
 
 /// A unique name for each set, whatever the order of the sets.
-fn rule_names(document: &Document, prefix: &str) -> Vec<String> {
+fn rule_names(document: &Document, given: Option<&str>, taken: &mut Taken) -> Vec<String> {
+    let given = given.map(slug).filter(|given| !given.is_empty());
+    let prefixes: Vec<String> = document
+        .sources
+        .iter()
+        .map(|source| given.clone().unwrap_or_else(|| prefix(source)))
+        .collect();
     let bases: Vec<String> = document
         .endpoint_sets
         .iter()
-        .map(|set| match set.id {
-            Some(id) => format!("{prefix}-{id}"),
-            None => named_after_section(prefix, set),
+        .map(|set| {
+            let prefix = prefixes.get(set.source).map_or("imported", String::as_str);
+            let format = document.sources.get(set.source).map(|source| source.format);
+            match (set.id, format) {
+                (Some(id), _) => format!("{prefix}-{id}"),
+                // A service tag has a name of its own.
+                (None, Some(Format::ServiceTags)) if given.is_none() => slug(&set.description),
+                (None, Some(Format::ServiceTags)) => {
+                    joined(prefix, &slug(&set.description), MAX_NAME)
+                }
+                (None, _) => named_after_section(prefix, set),
+            }
         })
+        .map(|base| if base.is_empty() { "imported".to_owned() } else { base })
         .collect();
     let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
     for base in &bases {
         *uses.entry(base).or_insert(0) += 1;
     }
-    let mut taken = BTreeSet::new();
     bases
         .iter()
         .zip(&document.endpoint_sets)
         .map(|(base, set)| {
             if uses.get(base.as_str()).is_some_and(|uses| *uses > 1) {
-                unique(&joined(base, &ports_slug(&set.ports)), &mut taken)
+                taken.unique(&joined(base, &ports_slug(&set.ports), 24))
             } else {
-                unique(base, &mut taken)
+                taken.unique(base)
             }
         })
         .collect()
@@ -248,16 +292,17 @@ fn named_after_section(prefix: &str, set: &EndpointSet) -> String {
         .to_owned();
     let base = if section.is_empty() { prefix.to_owned() } else { format!("{prefix}-{section}") };
     match &set.group {
-        Some(group) => joined(&base, &slug(group)),
-        None => joined(&base, ""),
+        Some(group) => joined(&base, &slug(group), 24),
+        None => joined(&base, "", 24),
     }
 }
 
 /// Two slugs as one name, the first cut at a word so that the second fits.
-fn joined(base: &str, end: &str) -> String {
+fn joined(base: &str, end: &str, longest_end: usize) -> String {
     // What comes behind may still need room: "-tcp-80-443", "-broad", "-12".
-    let end: String = end.chars().take(24).collect();
-    let room = MAX_NAME - 12 - if end.is_empty() { 0 } else { end.len() + 1 };
+    let room = MAX_NAME - 12;
+    let end: String = end.chars().take(longest_end.min(room - 8)).collect();
+    let room = room - if end.is_empty() { 0 } else { end.len() + 1 };
     let mut cut = base;
     while cut.len() > room {
         cut = match cut.rsplit_once('-') {
@@ -273,22 +318,38 @@ fn ports_slug(ports: &PortSet) -> String {
     if ports.is_empty() { "no-ports".to_owned() } else { slug(&ports.to_string()) }
 }
 
-fn unique(name: &str, taken: &mut BTreeSet<String>) -> String {
-    let mut candidate: String = name.chars().take(MAX_NAME).collect();
-    let mut number = 2_u32;
-    while !taken.insert(candidate.clone()) {
-        let end = format!("-{number}");
-        let front: String = name.chars().take(MAX_NAME - end.len()).collect();
-        candidate = format!("{front}{end}");
-        number += 1;
+// === impl Taken ===
+
+impl Taken {
+    /// The name, or the name with the first number that makes it a new one.
+    fn unique(&mut self, name: &str) -> String {
+        let mut candidate: String = name.chars().take(MAX_NAME).collect();
+        let next = self.next.entry(candidate.clone()).or_insert(2);
+        while !self.names.insert(candidate.clone()) {
+            let end = format!("-{next}");
+            let front: String = name.chars().take(MAX_NAME - end.len()).collect();
+            candidate = format!("{front}{end}");
+            *next += 1;
+        }
+        candidate
     }
-    candidate
 }
 
-/// The product that a page is about: what comes behind "Microsoft" in its title, or its first words.
-fn prefix(document: &Document) -> String {
-    let title = document.sources.first().and_then(|source| source.title.as_deref());
-    let title = slug(title.unwrap_or_default());
+/// What the names of an input's rules begin with. For a page, the product that it is about: what
+/// comes behind "Microsoft" in its title, or the first words of that.
+fn prefix(source: &Source) -> String {
+    match source.format {
+        Format::Page => {}
+        Format::M365Json => return "m365".to_owned(),
+        Format::ServiceTags => return "azure".to_owned(),
+        Format::List => {
+            let stem = source.name.split('.').find(|part| !part.is_empty()).unwrap_or_default();
+            return Some(slug(stem))
+                .filter(|stem| !stem.is_empty())
+                .unwrap_or("imported".to_owned());
+        }
+    }
+    let title = slug(source.title.as_deref().unwrap_or_default());
     let mut words = title.split('-').skip_while(|word| *word != "microsoft").skip(1);
     match (words.next(), title.is_empty()) {
         (Some(word), _) => word.to_owned(),
@@ -301,6 +362,10 @@ fn prefix(document: &Document) -> String {
 fn slug(text: &str) -> String {
     let mut slug = String::new();
     for character in text.chars() {
+        // A name has room for no more.
+        if slug.len() > 48 {
+            break;
+        }
         if character.is_ascii_alphanumeric() {
             slug.push(character.to_ascii_lowercase());
         } else if !slug.ends_with('-') && !slug.is_empty() {

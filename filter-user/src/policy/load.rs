@@ -59,7 +59,7 @@ pub const POLICY_FOLDER: &str = "policy.d";
 
 /// The largest file that is read: a thousand times what a long policy needs, and little enough
 /// that a wrong path (a disk image, a device) does no harm.
-const MAX_FILE: u64 = 16 << 20;
+pub const MAX_FILE: u64 = 16 << 20;
 
 /// Reads `gateway.toml` and `policy.d/*.toml` of a directory.
 ///
