@@ -292,7 +292,8 @@ fn disagreements(json: &Json, text: &str) -> Vec<String> {
         .filter(|(key, ports)| expected.get(*key).is_none_or(|all| !ports.is_subset(all)))
         .map(|(key, ports)| (key.clone(), ports.clone()))
         .collect();
-    let missing = missing.iter().map(|one| format!("enabled, and not in the policy: {}", name(one)));
+    let missing =
+        missing.iter().map(|one| format!("enabled, and not in the policy: {}", name(one)));
     let more = more.iter().map(|one| format!("in the policy, and in no set: {}", name(one)));
     missing.chain(more).collect()
 }
@@ -321,7 +322,10 @@ fn found(set: &Set, expected: Option<&Expected>) -> String {
         add("required", set.required.map_or("null".to_owned(), |value| value.to_string()));
     }
     if says(|one| one.express_route.is_some()) {
-        add("express_route", set.express_route.map_or("null".to_owned(), |value| value.to_string()));
+        add(
+            "express_route",
+            set.express_route.map_or("null".to_owned(), |value| value.to_string()),
+        );
     }
     if says(|one| one.group.is_some()) {
         add("group", set.group.clone().unwrap_or("null".to_owned()));
