@@ -40,6 +40,11 @@ pub(super) fn mark(text: &str, tokens: &mut [Token]) {
                 broken.push(index);
             }
         }
+        if let Some(previous) = previous
+            && is_range(text, previous, token)
+        {
+            broken.extend([index - 1, index]);
+        }
         previous = Some(token);
     }
     for index in broken {
@@ -47,6 +52,22 @@ pub(super) fn mark(text: &str, tokens: &mut [Token]) {
             token.kind = Kind::Broken;
         }
     }
+}
+
+/// Whether two addresses are the first and the last of a range, none of them an endpoint by itself.
+fn is_range(text: &str, first: &Token, last: &Token) -> bool {
+    let single = |token: &Token| {
+        let written = text.get(token.range.clone()).unwrap_or_default();
+        matches!(token.kind, Kind::Net(_)) && !written.contains('/')
+    };
+    let between = text.get(first.range.end..last.range.start).unwrap_or_default();
+    single(first)
+        && single(last)
+        && between.len() <= REACH
+        && matches!(
+            between.trim_matches([' ', '`']),
+            "-" | "–" | "—" | "~" | "to" | "bis" | "à" | "till" | "a" | "through" | "…" | "..."
+        )
 }
 
 fn is_name(token: &Token) -> bool {
@@ -102,6 +123,7 @@ fn is_cut_before(text: &str, token: &Token, previous: Option<&Token>) -> bool {
         Between::Blank => false,
         Between::Break => {
             let front = before.get(..end - fragment.len()).unwrap_or_default();
+            let front = front.trim_end_matches(' ');
             let alone = front.is_empty() || front.ends_with(['\n', '|', '`', '>', ',']);
             alone
                 && fragment.ends_with(['.', '-'])

@@ -39,6 +39,8 @@ enum Rows {
     PortsLast,
     /// A line that begins with ports.
     PortsFirst,
+    /// A line with endpoints behind one with ports; what follows the ports is the row's too.
+    EndpointsFirst,
     /// Nothing tells one row from the next, and no ports are given.
     Together,
 }
@@ -62,8 +64,17 @@ const LABEL: usize = 24;
 
 /// Reads a paragraph whose lines are the cells of a table.
 pub(super) fn paragraph(reader: &mut Reader<'_>, range: &Range<usize>) -> Found {
-    let lines: Vec<Line> =
+    let mut lines: Vec<Line> =
         reader.lines_of(range).into_iter().map(|line| parts(reader, &line)).collect();
+    let first_id = lines.iter().position(|line| line.id.is_some());
+    let first_endpoint = lines.iter().position(|line| line.endpoints.is_some());
+    if first_endpoint < first_id {
+        // The rows have no numbers, so that a number alone is a port.
+        for line in &mut lines {
+            let alone = line.text.is_empty() && line.endpoints.is_none();
+            line.ports_first = line.ports_first.take().or(line.id.take().filter(|_| alone));
+        }
+    }
     let Some(rows) = kind(reader, &lines) else { return Found::NoTable };
     let first = first_row(&lines, rows);
     let header = lines.get(..first).unwrap_or_default();
@@ -104,7 +115,7 @@ fn parts(reader: &Reader<'_>, line: &Range<usize>) -> Line {
     let numbered = behind.is_empty()
         || (behind.starts_with([' ', '\t'])
             && word.is_some_and(|c| !c.is_ascii_digit() && !",;-–/".contains(c)));
-    if let Some(length) = ports::prefix(rest) {
+    if let Some(length) = ports::prefix(rest).or_else(|| ports::lone_part(rest)) {
         parts.ports_first = Some(start..start + length);
         start += length;
     } else if (1..=5).contains(&digits) && numbered {
@@ -194,7 +205,14 @@ fn kind(reader: &Reader<'_>, lines: &[Line]) -> Option<Rows> {
         let alone = |line: &Line| line.ports_first.is_some() && line.endpoints.is_none();
         let closes =
             closes && !(opens && last.is_some_and(|line| !alone(line) && line.ports.is_none()));
-        return Some(if opens && !closes { Rows::PortsFirst } else { Rows::PortsLast });
+        let trails = lines.last().is_some_and(|line| {
+            line.endpoints.is_none() && !with_ports(&line) && line.id.is_none()
+        });
+        return Some(match (opens && !closes, trails) {
+            (true, _) => Rows::PortsFirst,
+            (false, true) => Rows::EndpointsFirst,
+            (false, false) => Rows::PortsLast,
+        });
     }
     let all = lines.len() > 1 && listing * 2 >= lines.len();
     let labelled = lines.iter().all(|line| words_before(reader, line) <= 2);
@@ -232,6 +250,7 @@ fn first_row(lines: &[Line], rows: Rows) -> usize {
     let starts = |line: &Line| match rows {
         Rows::Ids => line.id.is_some(),
         Rows::PortsFirst => line.ports_first.is_some(),
+        Rows::EndpointsFirst => line.endpoints.is_some(),
         Rows::PortsLast | Rows::Together => true,
     };
     let first = lines.iter().position(starts).unwrap_or(0);
@@ -257,6 +276,9 @@ fn begins(row: &Row, line: &Line, rows: Rows) -> bool {
             let more_ports = line.ports_first.is_some() && line.endpoints.is_none();
             !row.ports.is_empty() && !row.endpoints.is_empty() && !more_ports
         }
+        Rows::EndpointsFirst => {
+            line.endpoints.is_some() && !row.ports.is_empty() && !row.endpoints.is_empty()
+        }
         Rows::Together => false,
     }
 }
@@ -280,7 +302,7 @@ impl Row {
         {
             self.id = Some(id.clone());
         }
-        let closed = !self.ports.is_empty() && rows == Rows::Ids;
+        let closed = !self.ports.is_empty() && matches!(rows, Rows::Ids | Rows::EndpointsFirst);
         if let Some(ports) = &line.ports_first {
             self.ports.push(ports.clone());
         }
@@ -331,7 +353,15 @@ fn read(reader: &mut Reader<'_>, row: &Row, rows: Rows, grouped: bool) {
     }
     let mut phrases: Vec<String> = Vec::new();
     for ports in &row.ports {
-        phrases.push(prose::plain(reader.slice(ports)));
+        let phrase = prose::plain(reader.slice(ports));
+        match phrases.last_mut() {
+            // Ports and their protocol may be cells of their own.
+            Some(last) if ports::prefix(last).is_none() || ports::prefix(&phrase).is_none() => {
+                last.push(' ');
+                last.push_str(&phrase);
+            }
+            _ => phrases.push(phrase),
+        }
         cells.push(Cell { column: Column::Ports, range: ports.clone() });
     }
     for behind in &row.behind {
@@ -343,7 +373,8 @@ fn read(reader: &mut Reader<'_>, row: &Row, rows: Rows, grouped: bool) {
 
 /// The lines in front of the endpoints: description, category, requirement, ExpressRoute.
 fn facts(reader: &Reader<'_>, row: &Row, cells: &mut Vec<Cell>) {
-    let mut lines: Vec<Range<usize>> = row.text.clone();
+    let filled = |range: &&Range<usize>| !reader.slice(range).trim().is_empty();
+    let mut lines: Vec<Range<usize>> = row.text.iter().filter(filled).cloned().collect();
     // The word in front of the first endpoint says yes or no.
     if let Some(last) = lines.last_mut() {
         let words = word_ranges(reader, last);

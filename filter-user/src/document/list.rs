@@ -13,7 +13,7 @@ use super::{
 };
 
 /// What may stand around and between the endpoints of a list.
-const SEPARATORS: &str = "`'\"‘’“”„«»,;、，；،。()[]|- >";
+const SEPARATORS: &str = "`'\"‘’“”„‚‹›«»「」『』【】《》〈〉,;、，；،。()（）[]|- >–—";
 
 /// A list item: endpoints first or behind a colon, then perhaps what they are for.
 pub(super) fn item(reader: &mut Reader<'_>, range: &Range<usize>) {

@@ -26,8 +26,7 @@ fn sets(root: &Node<'_>, feed: &mut Feed<'_>) -> Result<(), Fault> {
     for object in root.array("the Microsoft 365 endpoints")? {
         object.expect_object("an endpoint set")?;
         if TELLING.iter().all(|key| object.field(key).is_none()) {
-            let problem =
-                "this is no endpoint set of Microsoft 365: it has neither `urls` nor `ips`";
+            let problem = "this JSON is no list of Microsoft 365 endpoint sets: the item has neither `urls` nor `ips`";
             return Err(Fault::new(object.start, problem));
         }
         set(object, feed)?;

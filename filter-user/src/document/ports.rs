@@ -220,6 +220,21 @@ pub(super) fn prefix(text: &str) -> Option<usize> {
     (protocol && port).then_some(length + closing)
 }
 
+/// The length of a text that is nothing but several ports, or nothing but protocols.
+///
+/// One number alone may be anything.
+pub(super) fn lone_part(text: &str) -> Option<usize> {
+    let words = words(text);
+    let only = |test: fn(&Word) -> bool| {
+        words.iter().all(|(word, _)| test(word) || matches!(word, Word::Joint | Word::Suffix))
+    };
+    let numbers = words.iter().filter(|(word, _)| matches!(word, Word::Number(_))).count();
+    let ports = numbers > 1 && only(|word| matches!(word, Word::Number(_)));
+    let protocols =
+        numbers == 0 && !words.is_empty() && only(|word| matches!(word, Word::Tcp | Word::Udp));
+    (ports || protocols).then_some(text.len())
+}
+
 /// Whether a text has ports and no word that is about anything else.
 pub(super) fn is_only_ports(text: &str) -> bool {
     words(text).iter().all(|(word, _)| *word != Word::Other)

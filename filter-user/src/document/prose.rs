@@ -124,7 +124,7 @@ pub(super) fn why(token: &Token, sentence: &str) -> Option<Why> {
 
 /// How many words a text has; a few characters of a script without blanks are one.
 pub(super) fn words_in(text: &str) -> usize {
-    let wide = text.chars().filter(|c| ('\u{2e80}'..='\u{ffdc}').contains(c)).count();
+    let wide = text.chars().filter(|c| *c >= '\u{2e80}' && c.is_alphanumeric()).count();
     let words = text
         .split_whitespace()
         .filter(|word| word.chars().any(|c| c.is_alphanumeric() && c < '\u{2e80}'));

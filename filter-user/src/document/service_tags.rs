@@ -58,7 +58,7 @@ fn tags<'a>(root: &'a Node<'_>) -> Result<Vec<Tag<'a>>, Fault> {
     let values = root.field("values").ok_or_else(|| {
         Fault::new(
             root.start,
-            "this is no file of Azure service tags: the object has no field `values`",
+            "this JSON is no file of Azure service tags: the object has no field `values`",
         )
     })?;
     values.array("`values`")?.iter().map(tag).collect()

@@ -180,11 +180,16 @@ fn headings(
         all > 0 && yes * 2 > all
     };
     // What a column holds weighs more than what its header says in a language nobody knows.
+    let sure = headings.iter().enumerate().any(|(index, heading)| {
+        heading.column == Column::Addresses && mostly(index, &|cell| is_endpoints(reader, cell))
+    });
     for (index, heading) in headings.iter_mut().enumerate() {
-        let open = !matches!(
-            heading.column,
-            Column::Client | Column::Notes | Column::Category | Column::Id
-        );
+        let open = match heading.column {
+            Column::Unknown => true,
+            // A product's name in a description is no endpoint.
+            Column::Client | Column::Notes | Column::Category | Column::Id => false,
+            _ => !sure,
+        };
         if open && mostly(index, &|cell| is_endpoints(reader, cell)) {
             heading.column = Column::Addresses;
         }
@@ -256,19 +261,19 @@ fn by_content(reader: &Reader<'_>, cells: &[Range<usize>]) -> Vec<Heading> {
 
 /// Whether a cell is mostly endpoints.
 fn is_endpoints(reader: &Reader<'_>, cell: &Range<usize>) -> bool {
-    let tokens: usize = reader
-        .pending(cell)
-        .into_iter()
-        .filter_map(|index| reader.tokens.get(index))
-        .filter(|token| {
-            matches!(
-                token.kind,
-                Kind::Name | Kind::Url(_) | Kind::Net(_) | Kind::Placeholder | Kind::Broken
-            )
-        })
-        .map(|token| token.range.len())
-        .sum();
-    if tokens == 0 {
+    let mut endpoints = 0;
+    for index in reader.pending(cell) {
+        let Some(token) = reader.tokens.get(index) else { continue };
+        match token.kind {
+            Kind::Name | Kind::Url(_) | Kind::Net(_) | Kind::Placeholder | Kind::Broken => {
+                endpoints += letters(reader.slice(&token.range));
+            }
+            // A command.
+            Kind::FileName => return false,
+            Kind::ServiceTag | Kind::Email | Kind::Dotted => {}
+        }
+    }
+    if endpoints == 0 {
         return false;
     }
     // Remarks in brackets may be longer than what they are about.
@@ -277,7 +282,7 @@ fn is_endpoints(reader: &Reader<'_>, cell: &Range<usize>) -> bool {
         .iter()
         .map(|remark| letters(text.get(remark.clone()).unwrap_or_default()))
         .sum();
-    tokens * 2 > letters(text).saturating_sub(remarks)
+    endpoints * 2 > letters(text).saturating_sub(remarks)
 }
 
 fn letters(markdown: &str) -> usize {
@@ -317,9 +322,22 @@ fn fields(reader: &mut Reader<'_>, headings: &[Heading], cells: &[Range<usize>])
                 heading.column == Column::Addresses && !reader.pending(cell).is_empty()
             })
             || headings.iter().any(|heading| heading.column == Column::Client));
-    let own;
+    // Behind the last column may stand a remark.
+    let (front, more) = cells.split_at(headings.len().min(cells.len()));
+    let fits_and_more = !more.is_empty()
+        && headings.iter().zip(front).all(|(heading, cell)| match heading.column {
+            Column::Addresses => is_endpoints(reader, cell),
+            Column::Ports => is_ports(reader, cell),
+            _ => true,
+        })
+        && headings.iter().any(|heading| heading.column == Column::Addresses);
+    let own: Vec<Heading>;
     let headings = if fits {
         headings
+    } else if fits_and_more {
+        let remark = Heading { column: Column::Notes, protocol: "" };
+        own = headings.iter().copied().chain(more.iter().map(|_| remark)).collect();
+        &own
     } else {
         own = by_content(reader, cells);
         &own

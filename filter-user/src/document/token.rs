@@ -279,6 +279,14 @@ fn bare(text: &str, range: Range<usize>, line: u32, tenant: Option<&str>) -> Opt
     let run = text.get(range.clone())?;
     let before = text.get(..range.start)?.chars().next_back();
     let unescaped = run.replace('\\', "").replace(is_wide_dot, ".");
+    if let Some(front) = unescaped.trim_end_matches(['.', ',', ':', '/']).strip_suffix(".*")
+        && !unescaped.starts_with('*')
+        && front.contains(char::is_alphabetic)
+    {
+        // A star in place of the top-level domain.
+        let text = format!("{}.*", front.to_lowercase());
+        return Some(Token { range, line, text, kind: Kind::Broken, capital: Capital::No });
+    }
     let (trimmed, emphasis) = trim(&unescaped);
     let mut token = named(trimmed, range, line, emphasis)?;
     if before == Some('@') && token.kind == Kind::Name {
@@ -301,6 +309,11 @@ fn named(trimmed: &str, range: Range<usize>, line: u32, emphasis: Emphasis) -> O
         return token(&net.net.to_string(), Kind::Net(net));
     }
     if looks_like_address(trimmed) {
+        return token(trimmed, Kind::Broken);
+    }
+    // Two addresses in one, or a range of them.
+    let digits = trimmed.chars().all(|c| c.is_ascii_digit() || "./-:".contains(c));
+    if digits && trimmed.matches('.').count() > 3 {
         return token(trimmed, Kind::Broken);
     }
     let end = trimmed.find(['/', ':']).unwrap_or(trimmed.len());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The words of tables and sentences in the languages that pages come in.
 //!
-//! All are lower case. An unknown language costs the facts that only a word can give (category,
+//! All are lower case, with a bar between two. An unknown language costs the facts that only a word can give (category,
 //! required, the exact reason of a token that is left out), never an endpoint and never a grant:
 //! those hang on structure.
 
@@ -26,827 +26,189 @@ pub(super) enum Column {
 }
 
 /// Parts of header words; the first column that has one decides.
-const HEADERS: [(Column, &[&str]); 10] = [
+const HEADERS: [(Column, &str); 10] = [
     (
         Column::Client,
-        &[
-            "source",
-            "källa",
-            "quelle",
-            "origen",
-            "bron",
-            "źródło",
-            "источник",
-            "送信元",
-            "源ip",
-            "来源",
-            "來源",
-            "源地址",
-        ],
+        "\
+        source|källa|quelle|origen|bron|źródło|источник|送信元|源ip|来源|來源|源地址",
     ),
     (
         Column::Ports,
-        &[
-            "port",
-            "puert",
-            "poort",
-            "porta",
-            "porty",
-            "portti",
-            "bağlantı noktası",
-            "порт",
-            "ポート",
-            "端口",
-            "連接埠",
-            "通訊埠",
-            "포트",
-            "منفذ",
-            "πόρτ",
-            "θύρ",
-            "cổng",
-            "พอร์ต",
-        ],
+        "\
+        port|puert|poort|porta|porty|portti|bağlantı noktası|порт|ポート|端口|連接埠|通訊埠|포트|\
+        منفذ|πόρτ|θύρ|cổng|พอร์ต",
     ),
     (
         Column::Protocol,
-        &["protoc", "protok", "протокол", "プロトコル", "协议", "協議", "協定", "프로토콜"],
+        "\
+        protoc|protok|протокол|プロトコル|协议|協議|協定|프로토콜",
     ),
     (
         Column::Category,
-        &[
-            "categor",
-            "kategor",
-            "catégor",
-            "luokka",
-            "categoría",
-            "категор",
-            "カテゴリ",
-            "分類",
-            "类别",
-            "类型",
-            "類別",
-            "범주",
-            "분류",
-            "κατηγορ",
-        ],
+        "\
+        categor|kategor|catégor|luokka|categoría|категор|カテゴリ|分類|类别|类型|類別|범주|분류|κατηγορ",
     ),
-    (Column::ExpressRoute, &["expressroute", "express route"]),
+    (
+        Column::ExpressRoute,
+        "\
+        expressroute|express route",
+    ),
     (
         Column::Notes,
-        &[
-            "note",
-            "remark",
-            "remarque",
-            "anmerk",
-            "comment",
-            "kommentar",
-            "hinweis",
-            "bemerk",
-            "observaciones",
-            "notas",
-            "uwagi",
-            "poznámk",
-            "примечан",
-            "заметк",
-            "メモ",
-            "備考",
-            "备注",
-            "附註",
-            "메모",
-            "비고",
-            "proxies",
-            "proxy",
-            "documentation",
-        ],
+        "\
+        note|remark|remarque|anmerk|comment|kommentar|hinweis|bemerk|observaciones|\
+        notas|uwagi|poznámk|примечан|заметк|メモ|備考|备注|附註|메모|비고|proxies|proxy|\
+        documentation",
     ),
     (
         Column::Description,
-        &[
-            "desc",
-            "beskriv",
-            "beschreib",
-            "service",
-            "feature",
-            "purpose",
-            "used for",
-            "omschrijv",
-            "beschrijv",
-            "opis",
-            "popis",
-            "açıklama",
-            "описание",
-            "説明",
-            "说明",
-            "描述",
-            "설명",
-            "kuvaus",
-            "leírás",
-            "tjänst",
-            "dienst",
-            "servicio",
-            "servizio",
-            "serviço",
-            "funktion",
-            "fonction",
-            "περιγραφ",
-        ],
+        "\
+        desc|beskriv|beschreib|service|feature|purpose|used for|omschrijv|beschrijv|\
+        opis|popis|açıklama|описание|説明|说明|描述|설명|kuvaus|leírás|tjänst|dienst|servicio|\
+        servizio|serviço|funktion|fonction|περιγραφ",
     ),
     (
         Column::Group,
-        &[
-            "region",
-            "région",
-            "región",
-            "regio",
-            "região",
-            "regione",
-            "bölge",
-            "регион",
-            "location",
-            "tenant",
-            "cloud",
-            "environment",
-            "scale unit",
-            "scale-unit",
-            "unité d’échelle",
-            "unité d'échelle",
-            "skalierungseinheit",
-            "skalningsenhet",
-            "asu",
-            "område",
-            "地域",
-            "リージョン",
-            "区域",
-            "地区",
-            "區域",
-            "지역",
-            "스케일 단위",
-            "单元",
-            "裝置單位",
-            "geograph",
-        ],
+        "\
+        region|région|región|regio|região|regione|bölge|регион|location|tenant|cloud|\
+        environment|scale unit|scale-unit|unité d’échelle|unité d'échelle|\
+        skalierungseinheit|skalningsenhet|asu|område|地域|リージョン|区域|地区|區域|지역|스케일 단위|单元|\
+        裝置單位|geograph",
     ),
     (
         Column::Addresses,
-        &[
-            "address",
-            "adress",
-            "adresse",
-            "adres",
-            "indirizz",
-            "direcci",
-            "direccio",
-            "endereç",
-            "osoite",
-            "címek",
-            "адрес",
-            "cdn",
-            "fqdn",
-            "url",
-            "host",
-            "endpoint",
-            "domain",
-            "domän",
-            "domæne",
-            "domene",
-            "dominio",
-            "domínio",
-            "domeny",
-            "domén",
-            "alan adı",
-            "domaine",
-            "server",
-            "destination",
-            "destino",
-            "destinazione",
-            "ziel",
-            "bestemming",
-            "назначени",
-            "домен",
-            "cidr",
-            "subnet",
-            "prefix",
-            "ip range",
-            "アドレス",
-            "エンドポイント",
-            "ドメイン",
-            "宛先",
-            "ホスト",
-            "地址",
-            "域名",
-            "终结点",
-            "端点",
-            "端點",
-            "位址",
-            "主機",
-            "주소",
-            "도메인",
-            "엔드포인트",
-            "διευθύν",
-        ],
+        "\
+        address|adress|adresse|adres|indirizz|direcci|direccio|endereç|osoite|címek|\
+        адрес|cdn|fqdn|url|host|endpoint|domain|domän|domæne|domene|dominio|domínio|\
+        domeny|domén|alan adı|domaine|server|destination|destino|destinazione|ziel|\
+        bestemming|назначени|домен|cidr|subnet|prefix|ip range|アドレス|エンドポイント|ドメイン|宛先|ホスト|\
+        地址|域名|终结点|端点|端點|位址|主機|주소|도메인|엔드포인트|διευθύν",
     ),
-    (Column::Id, &["endpoint set", "row id"]),
+    (
+        Column::Id,
+        "\
+        endpoint set|row id",
+    ),
 ];
 
-const IDS: [&str; 9] = ["id", "#", "nr", "nr.", "no", "no.", "№", "n°", "番号"];
+const IDS: &str = "\
+    id|#|nr|nr.|no|no.|№|n°|番号";
 
-const CATEGORIES: [(Category, &[&str]); 3] = [
+const CATEGORIES: [(Category, &str); 3] = [
     (
         Category::Optimize,
-        &[
-            "optimize",
-            "optimise",
-            "optimized",
-            "optimised",
-            "optimera",
-            "optimering",
-            "optimiser",
-            "optimisé",
-            "optimisée",
-            "optimieren",
-            "optimiert",
-            "optimizar",
-            "optimizado",
-            "ottimizza",
-            "ottimizzare",
-            "ottimizzato",
-            "otimizar",
-            "otimizado",
-            "optimaliseren",
-            "optimér",
-            "optimaliser",
-            "optimointi",
-            "optimoi",
-            "optymalizuj",
-            "optymalizacja",
-            "optimalizovat",
-            "optimalizace",
-            "optimalizálás",
-            "optimize et",
-            "iyileştir",
-            "оптимизировать",
-            "оптимизация",
-            "最適化",
-            "优化",
-            "最佳化",
-            "優化",
-            "최적화",
-        ],
+        "\
+        optimize|optimise|optimized|optimised|optimera|optimering|optimiser|optimisé|\
+        optimisée|optimieren|optimiert|optimizar|optimizado|ottimizza|ottimizzare|\
+        ottimizzato|otimizar|otimizado|optimaliseren|optimér|optimaliser|optimointi|\
+        optimoi|optymalizuj|optymalizacja|optimalizovat|optimalizace|optimalizálás|\
+        optimize et|iyileştir|оптимизировать|оптимизация|最適化|优化|最佳化|優化|최적화",
     ),
     (
         Category::Allow,
-        &[
-            "allow",
-            "allowed",
-            "tillåt",
-            "tillåta",
-            "autoriser",
-            "autorisé",
-            "zulassen",
-            "erlauben",
-            "permitir",
-            "consenti",
-            "consentire",
-            "toestaan",
-            "tillad",
-            "tillat",
-            "salli",
-            "zezwalaj",
-            "zezwól",
-            "povolit",
-            "engedélyezés",
-            "engedélyez",
-            "izin ver",
-            "разрешить",
-            "許可",
-            "允许",
-            "允許",
-            "허용",
-        ],
+        "\
+        allow|allowed|tillåt|tillåta|autoriser|autorisé|zulassen|erlauben|permitir|\
+        consenti|consentire|toestaan|tillad|tillat|salli|zezwalaj|zezwól|povolit|\
+        engedélyezés|engedélyez|izin ver|разрешить|許可|允许|允許|허용",
     ),
     (
         Category::Default,
-        &[
-            "default",
-            "standard",
-            "par défaut",
-            "défaut",
-            "standardmäßig",
-            "predeterminado",
-            "predeterminada",
-            "valor predeterminado",
-            "por defecto",
-            "impostazione predefinita",
-            "predefinito",
-            "predefinita",
-            "valore predefinito",
-            "padrão",
-            "predefinição",
-            "standaard",
-            "oletus",
-            "domyślne",
-            "domyślny",
-            "wartość domyślna",
-            "domyślna",
-            "výchozí",
-            "alapértelmezett",
-            "varsayılan",
-            "по умолчанию",
-            "既定",
-            "既定値",
-            "デフォルト",
-            "默认",
-            "默认值",
-            "預設",
-            "預設值",
-            "기본",
-            "기본값",
-        ],
+        "\
+        default|standard|par défaut|défaut|standardmäßig|predeterminado|predeterminada|\
+        valor predeterminado|por defecto|impostazione predefinita|predefinito|\
+        predefinita|valore predefinito|padrão|predefinição|standaard|oletus|domyślne|\
+        domyślny|wartość domyślna|domyślna|výchozí|alapértelmezett|varsayılan|\
+        по умолчанию|既定|既定値|デフォルト|默认|默认值|預設|預設值|기본|기본값",
     ),
 ];
 
-const REQUIRED: [&str; 43] = [
-    "required",
-    "mandatory",
-    "krävs",
-    "obligatoriskt",
-    "obligatorisk",
-    "obligatoire",
-    "requis",
-    "requise",
-    "erforderlich",
-    "obligatorio",
-    "obligatoria",
-    "requerido",
-    "requerida",
-    "necesario",
-    "obbligatorio",
-    "obbligatoria",
-    "richiesto",
-    "necessario",
-    "obrigatório",
-    "obrigatória",
-    "requisito",
-    "necessário",
-    "necessária",
-    "vereist",
-    "verplicht",
-    "påkrævet",
-    "påkrevd",
-    "kræves",
-    "nödvändigt",
-    "pakollinen",
-    "vaaditaan",
-    "wymagane",
-    "wymagany",
-    "vyžadováno",
-    "povinné",
-    "kötelező",
-    "szükséges",
-    "gerekli",
-    "обязательно",
-    "обязательный",
-    "必須",
-    "必需",
-    "필수",
-];
+const REQUIRED: &str = "\
+    required|mandatory|krävs|obligatoriskt|obligatorisk|obligatoire|requis|requise|\
+    erforderlich|obligatorio|obligatoria|requerido|requerida|necesario|obbligatorio|\
+    obbligatoria|richiesto|necessario|obrigatório|obrigatória|requisito|necessário|\
+    necessária|vereist|verplicht|påkrævet|påkrevd|kræves|nödvändigt|pakollinen|\
+    vaaditaan|wymagane|wymagany|vyžadováno|povinné|kötelező|szükséges|gerekli|\
+    обязательно|обязательный|必須|必需|必要|požadováno|požadované|vyžadované|zorunlu|필수";
 
-const OPTIONAL: [&str; 27] = [
-    "optional",
-    "not required",
-    "valfritt",
-    "valfri",
-    "krävs inte",
-    "facultatif",
-    "facultative",
-    "non requis",
-    "nicht erforderlich",
-    "opcional",
-    "no requerido",
-    "facoltativo",
-    "opzionale",
-    "optioneel",
-    "valgfrit",
-    "valgfritt",
-    "valinnainen",
-    "opcjonalne",
-    "opcjonalnie",
-    "volitelné",
-    "választható",
-    "nem kötelező",
-    "isteğe bağlı",
-    "необязательно",
-    "省略可能",
-    "可选",
-    "선택 사항",
-];
+const OPTIONAL: &str = "\
+    optional|not required|valfritt|valfri|krävs inte|facultatif|facultative|non requis|\
+    nicht erforderlich|opcional|no requerido|facoltativo|opzionale|optioneel|valgfrit|\
+    valgfritt|valinnainen|opcjonalne|opcjonalnie|volitelné|választható|nem kötelező|\
+    isteğe bağlı|необязательно|省略可能|可选|선택 사항";
 
-const YES: [&str; 35] = [
-    "true",
-    "yes",
-    "sant",
-    "ja",
-    "vrai",
-    "oui",
-    "wahr",
-    "sí",
-    "si",
-    "verdadero",
-    "cierto",
-    "vero",
-    "sì",
-    "verdadeiro",
-    "sim",
-    "waar",
-    "sand",
-    "sann",
-    "kyllä",
-    "tosi",
-    "prawda",
-    "tak",
-    "pravda",
-    "ano",
-    "igaz",
-    "igen",
-    "doğru",
-    "evet",
-    "true/yes",
-    "да",
-    "истина",
-    "はい",
-    "是",
-    "예",
-    "참",
-];
+const YES: &str = "\
+    true|yes|sant|ja|vrai|oui|wahr|sí|si|verdadero|cierto|vero|sì|verdadeiro|sim|waar|\
+    sand|sann|kyllä|tosi|prawda|tak|pravda|ano|igaz|igen|doğru|evet|true/yes|да|истина|\
+    はい|正确|正確|真|對|是|예|참";
 
-const NO: [&str; 38] = [
-    "false",
-    "no",
-    "falskt",
-    "nej",
-    "faux",
-    "non",
-    "nein",
-    "falsch",
-    "falso",
-    "não",
-    "nee",
-    "onwaar",
-    "falsk",
-    "usann",
-    "nei",
-    "ei",
-    "epätosi",
-    "fałsz",
-    "nie",
-    "nepravda",
-    "ne",
-    "hamis",
-    "nem",
-    "yanlış",
-    "hayır",
-    "нет",
-    "ложь",
-    "いいえ",
-    "偽",
-    "否",
-    "错误",
-    "假",
-    "아니요",
-    "아니오",
-    "거짓",
-    "false/no",
-    "falso/no",
-    "いえ",
-];
+const NO: &str = "\
+    false|no|falskt|nej|faux|non|nein|falsch|falso|não|nee|onwaar|falsk|usann|nei|ei|\
+    epätosi|fałsz|nie|nepravda|ne|hamis|nem|yanlış|hayır|нет|ложь|いいえ|偽|否|错误|錯誤|假|아니요|\
+    아니오|거짓|false/no|falso/no|いえ";
 
-const MIGRATION: &[&str] = &[
-    "migrat",
-    "migrer",
-    "migrier",
-    "migrar",
-    "migrer",
-    "migreer",
-    "migruj",
-    "migrov",
-    "migrace",
-    "migracj",
-    "migrazion",
-    "migração",
-    "migración",
-    "taşın",
-    "geçir",
-    "siirr",
-    "siirt",
-    "will move to",
-    "moving to",
-    "will be replaced",
-    "replaced by",
-    "мигр",
-    "перенос",
-    "перенес",
-    "перейд",
-    "перехо",
-    "переме",
-    "移行",
-    "迁移",
-    "遷移",
-    "移轉",
-    "마이그레이션",
-];
+const MIGRATION: &str = "\
+    migrat|migrer|migrier|migrar|migreer|migruj|migrov|migrace|migracj|migrazion|\
+    migração|migración|taşın|geçir|siirr|siirt|will move to|moving to|will be replaced|\
+    replaced by|мигр|перенос|перенес|перейд|перехо|переме|移行|迁移|遷移|移轉|마이그레이션";
 
-const INSPECTION: &[&str] = &[
-    "inspect",
-    "inspek",
-    "inspec",
-    "inspeç",
-    "inspekt",
-    "ispezion",
-    "kontrola ssl",
-    "proxy",
-    "proxies",
-    "decrypt",
-    "entschlüssel",
-    "déchiffr",
-    "descifr",
-    "mandataire",
-    "tarkastu",
-    "ssl",
-    "tls",
-    "инспек",
-    "проверк",
-    "прокси",
-    "検査",
-    "プロキシ",
-    "检查",
-    "檢查",
-    "检测",
-    "代理",
-    "검사",
-    "프록시",
-    "denetim",
-    "incele",
-];
+const INSPECTION: &str = "\
+    inspect|inspek|inspec|inspeç|inspekt|ispezion|kontrola ssl|proxy|proxies|decrypt|\
+    entschlüssel|déchiffr|descifr|mandataire|tarkastu|ssl|tls|инспек|проверк|прокси|検査|\
+    プロキシ|检查|檢查|检测|代理|검사|프록시|denetim|incele";
 
-const PROXY: &[&str] = &[
-    "proxy",
-    "proxies",
-    "mandataire",
-    "プロキシ",
-    "прокси",
-    "代理",
-    "프록시",
-    "serwer pośrednicz",
-];
+const PROXY: &str = "\
+    proxy|proxies|mandataire|プロキシ|прокси|代理|프록시|serwer pośrednicz";
 
-const ALLOW: &[&str] = &[
-    "allow",
-    "firewall",
-    "permit",
-    "tillåt",
-    "brandvägg",
-    "autoris",
-    "pare-feu",
-    "zulassen",
-    "zulässig",
-    "erlaub",
-    "permita",
-    "permitir",
-    "cortafuegos",
-    "consent",
-    "toestaan",
-    "tillad",
-    "tillat",
-    "salli",
-    "palomuur",
-    "zezw",
-    "zapor",
-    "povol",
-    "engedély",
-    "tűzfal",
-    "izin",
-    "güvenlik duvar",
-    "разреш",
-    "брандмауэр",
-    "許可",
-    "ファイアウォール",
-    "允许",
-    "允許",
-    "防火墙",
-    "防火牆",
-    "허용",
-    "방화벽",
-    "open the following",
-    "must be able to reach",
-    "reachable",
-];
+const ALLOW: &str = "\
+    allow|firewall|permit|tillåt|brandvägg|autoris|pare-feu|zulassen|zulässig|erlaub|\
+    permita|permitir|cortafuegos|consent|toestaan|tillad|tillat|salli|palomuur|zezw|\
+    zapor|povol|engedély|tűzfal|izin|güvenlik duvar|разреш|брандмауэр|許可|ファイアウォール|允许|允許|\
+    防火墙|防火牆|허용|방화벽|open the following|must be able to reach|reachable";
 
-const REFUSAL: &[&str] = &[
-    "no longer",
-    "not required",
-    "isn't required",
-    "aren't required",
-    "isn’t required",
-    "aren’t required",
-    "deprecated",
-    "are blocked",
-    "must be blocked",
-    "should be blocked",
-    "must not be",
-    "do not allow",
-    "don't allow",
-    "don’t allow",
-    "retired",
-    "n'est plus",
-    "ne sont plus",
-    "n’est plus",
-    "nicht mehr",
-    "inte längre",
-    "ya no",
-    "non più",
-    "niet meer",
-    "não são mais",
-    "より不要",
-    "不再",
-];
+const REFUSAL: &str = "\
+    no longer|not required|isn't required|aren't required|isn’t required|\
+    aren’t required|deprecated|are blocked|must be blocked|should be blocked|\
+    must not be|do not allow|don't allow|don’t allow|retired|n'est plus|ne sont plus|\
+    n’est plus|nicht mehr|inte längre|ya no|non più|niet meer|não são mais|より不要|不再";
 
-const PEER_TO_PEER: &[&str] = &[
-    "peer-to-peer",
-    "peer to peer",
-    "p2p",
-    "teredo",
-    "pair à pair",
-    "égal à égal",
-    "d’égal",
-    "punto a punto",
-    "ponto a ponto",
-    "одноранг",
-    "ピア ツー ピア",
-    "ピアツーピア",
-    "对等",
-    "對等",
-    "피어 투 피어",
-];
+const PEER_TO_PEER: &str = "\
+    peer-to-peer|peer to peer|p2p|teredo|pair à pair|égal à égal|d’égal|punto a punto|\
+    ponto a ponto|одноранг|ピア ツー ピア|ピアツーピア|对等|對等|피어 투 피어";
 
-const DOCUMENTATION_HEADINGS: &[&str] = &[
-    "related content",
-    "related articles",
-    "next steps",
-    "see also",
-    "additional resources",
-    "further reading",
-    "learn more",
-    "relaterat innehåll",
-    "nästa steg",
-    "se även",
-    "étapes suivantes",
-    "voir aussi",
-    "contenu associé",
-    "contenu connexe",
-    "nächste schritte",
-    "zugehörige inhalte",
-    "verwandte inhalte",
-    "siehe auch",
-    "contenido relacionado",
-    "pasos siguientes",
-    "próximos pasos",
-    "vea también",
-    "contenuto correlato",
-    "passaggi successivi",
-    "conteúdo relacionado",
-    "próximas etapas",
-    "gerelateerde inhoud",
-    "volgende stappen",
-    "powiązana zawartość",
-    "następne kroki",
-    "související obsah",
-    "další kroky",
-    "ilgili içerik",
-    "sonraki adımlar",
-    "связанное содержимое",
-    "дальнейшие действия",
-    "関連コンテンツ",
-    "次のステップ",
-    "相关内容",
-    "后续步骤",
-    "相關內容",
-    "下一步",
-    "관련 콘텐츠",
-    "다음 단계",
-];
+const DOCUMENTATION_HEADINGS: &str = "\
+    related content|related articles|next steps|see also|additional resources|\
+    further reading|learn more|relaterat innehåll|nästa steg|se även|étapes suivantes|\
+    voir aussi|contenu associé|contenu connexe|nächste schritte|zugehörige inhalte|\
+    verwandte inhalte|siehe auch|contenido relacionado|pasos siguientes|próximos pasos|\
+    vea también|contenuto correlato|passaggi successivi|conteúdo relacionado|\
+    próximas etapas|gerelateerde inhoud|volgende stappen|powiązana zawartość|\
+    następne kroki|související obsah|další kroky|ilgili içerik|sonraki adımlar|\
+    связанное содержимое|дальнейшие действия|関連コンテンツ|次のステップ|相关内容|后续步骤|相關內容|下一步|관련 콘텐츠|\
+    다음 단계";
 
-const REFERENCES: &[&str] = &[
-    "for more information",
-    "plus d'informations",
-    "plus d’informations",
-    "mer information",
-    "weitere informationen",
-    "más información",
-    "altre informazioni",
-    "ulteriori informazioni",
-    "mais informações",
-    "meer informatie",
-    "więcej informacji",
-    "další informace",
-    "daha fazla bilgi",
-    "дополнительные сведения",
-    "詳細については",
-    "有关详细信息",
-    "如需詳細資訊",
-    "자세한 내용은",
-];
+const REFERENCES: &str = "\
+    for more information|plus d'informations|plus d’informations|mer information|\
+    weitere informationen|más información|altre informazioni|ulteriori informazioni|\
+    mais informações|meer informatie|więcej informacji|další informace|daha fazla bilgi|\
+    дополнительные сведения|詳細については|有关详细信息|如需詳細資訊|자세한 내용은";
 
 /// Labels of the boxes that pages put their notes into.
-const ALERTS: [&str; 62] = [
-    "note",
-    "important",
-    "tip",
-    "caution",
-    "warning",
-    "obs",
-    "obs!",
-    "anm",
-    "viktigt",
-    "tips",
-    "varning",
-    "försiktighet",
-    "remarque",
-    "note:",
-    "conseil",
-    "attention",
-    "avertissement",
-    "importante",
-    "hinweis",
-    "wichtig",
-    "tipp",
-    "vorsicht",
-    "warnung",
-    "achtung",
-    "nota",
-    "sugerencia",
-    "precaución",
-    "advertencia",
-    "suggerimento",
-    "attenzione",
-    "avviso",
-    "observação",
-    "dica",
-    "cuidado",
-    "aviso",
-    "notitie",
-    "opmerking",
-    "belangrijk",
-    "waarschuwing",
-    "let op",
-    "bemærk",
-    "vigtigt",
-    "advarsel",
-    "merk",
-    "viktig",
-    "huomautus",
-    "tärkeää",
-    "uwaga",
-    "ważne",
-    "porada",
-    "poznámka",
-    "důležité",
-    "not",
-    "önemli",
-    "примечание",
-    "важно",
-    "注意",
-    "重要",
-    "ヒント",
-    "备注",
-    "참고",
-    "중요",
-];
+const ALERTS: &str = "\
+    note|important|tip|caution|warning|obs|obs!|anm|viktigt|tips|varning|försiktighet|\
+    remarque|note:|conseil|attention|avertissement|importante|hinweis|wichtig|tipp|\
+    vorsicht|warnung|achtung|nota|sugerencia|precaución|advertencia|suggerimento|\
+    attenzione|avviso|observação|dica|cuidado|aviso|notitie|opmerking|belangrijk|\
+    waarschuwing|let op|bemærk|vigtigt|advarsel|merk|viktig|huomautus|tärkeää|uwaga|\
+    ważne|porada|poznámka|důležité|not|önemli|примечание|важно|注意|重要|ヒント|备注|참고|중요";
 
-const TENANTS: &[&str] = &[
-    "tenant",
-    "locataire",
-    "mandant",
-    "inquilino",
-    "klientorganisation",
-    "organization",
-    "organisation",
-    "dzierżaw",
-    "nájemc",
-    "kiracı",
-    "клиент",
-    "テナント",
-    "租户",
-    "租用戶",
-    "테넌트",
-    "contoso",
-    "yourdomain",
-    "customer",
-];
+const TENANTS: &str = "\
+    tenant|locataire|mandant|inquilino|klientorganisation|organization|organisation|\
+    dzierżaw|nájemc|kiracı|клиент|テナント|租户|租用戶|테넌트|contoso|yourdomain|customer";
 
 /// What a header cell says about its column.
 pub(super) fn column(header: &str) -> Column {
     let header = bare(header);
-    if IDS.contains(&header.as_str()) {
+    if lists(IDS, &header) {
         return Column::Id;
     }
     if header == "er" {
@@ -859,7 +221,7 @@ pub(super) fn column(header: &str) -> Column {
         header.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
     HEADERS
         .iter()
-        .find(|(column, parts)| parts.iter().any(|part| heads(*column, part, &header, &words)))
+        .find(|(column, parts)| parts.split('|').any(|part| heads(*column, part, &header, &words)))
         .map_or(Column::Unknown, |(column, _)| *column)
 }
 
@@ -884,18 +246,15 @@ fn heads(column: Column, part: &str, header: &str, words: &[&str]) -> bool {
 /// The category that a phrase is the name of.
 pub(super) fn category(phrase: &str) -> Option<Category> {
     let phrase = bare(phrase);
-    CATEGORIES
-        .iter()
-        .find(|(_, words)| words.contains(&phrase.as_str()))
-        .map(|(category, _)| *category)
+    CATEGORIES.iter().find(|(_, words)| lists(words, &phrase)).map(|(category, _)| *category)
 }
 
 /// Whether a phrase says that something is required, or that it is not.
 pub(super) fn required(phrase: &str) -> Option<bool> {
     let phrase = bare(phrase);
-    if OPTIONAL.contains(&phrase.as_str()) {
+    if lists(OPTIONAL, &phrase) {
         Some(false)
-    } else if REQUIRED.contains(&phrase.as_str()) {
+    } else if lists(REQUIRED, &phrase) {
         Some(true)
     } else {
         None
@@ -905,9 +264,9 @@ pub(super) fn required(phrase: &str) -> Option<bool> {
 /// Whether a phrase is "yes" or "true", or "no" or "false".
 pub(super) fn truth(phrase: &str) -> Option<bool> {
     let phrase = bare(phrase);
-    if YES.contains(&phrase.as_str()) {
+    if lists(YES, &phrase) {
         Some(true)
-    } else if NO.contains(&phrase.as_str()) {
+    } else if lists(NO, &phrase) {
         Some(false)
     } else {
         None
@@ -932,7 +291,7 @@ pub(super) fn classification(words: &[&str]) -> (Option<Category>, Option<bool>,
 
 /// Whether a line is only the label of a box with a note.
 pub(super) fn is_alert(line: &str) -> bool {
-    ALERTS.contains(&bare(line).as_str())
+    lists(ALERTS, &bare(line))
 }
 
 /// Whether a text speaks of a move to other names.
@@ -979,10 +338,20 @@ pub(super) fn is_tenant(filler: &str) -> bool {
 
 /// A phrase without the markup and the punctuation around it, in lower case.
 fn bare(phrase: &str) -> String {
-    phrase.trim_matches(|c: char| c.is_whitespace() || "*_`.:,;!!：。".contains(c)).to_lowercase()
+    phrase
+        .trim_matches(|c: char| c.is_whitespace() || "*_`.:,;!！：。".contains(c))
+        .to_lowercase()
+        // What is left of a Turkish capital with a dot.
+        .replace('\u{307}', "")
 }
 
-fn has(text: &str, parts: &[&str]) -> bool {
+/// Whether a phrase is one of a table.
+fn lists(table: &str, phrase: &str) -> bool {
+    table.split('|').any(|listed| listed == phrase)
+}
+
+/// Whether a text has any of the parts of words in a table.
+fn has(text: &str, table: &str) -> bool {
     let lower = text.to_lowercase();
-    parts.iter().any(|part| lower.contains(part))
+    table.split('|').any(|part| lower.contains(part))
 }

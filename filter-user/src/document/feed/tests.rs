@@ -213,7 +213,7 @@ fn what_cannot_be_read() {
         ),
         (
             "[{\"id\": 1, \"disposition\": \"Add\"}]".to_owned(),
-            "line 1, column 2: this is no endpoint set of Microsoft 365: it has neither `urls` nor `ips`",
+            "line 1, column 2: this JSON is no list of Microsoft 365 endpoint sets: the item has neither `urls` nor `ips`",
         ),
         (
             "[\"a.example.com\"]".to_owned(),
@@ -221,7 +221,7 @@ fn what_cannot_be_read() {
         ),
         (
             "{\"error\": \"no\"}".to_owned(),
-            "line 1, column 1: this is no file of Azure service tags: the object has no field `values`",
+            "line 1, column 1: this JSON is no file of Azure service tags: the object has no field `values`",
         ),
         (
             "{\"values\": {}}".to_owned(),
