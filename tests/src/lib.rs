@@ -15,6 +15,7 @@ pub mod dns_server;
 pub mod frames;
 pub mod gateway;
 pub mod generator;
+pub mod import_bench;
 pub mod invariants;
 pub mod listener;
 pub mod model;

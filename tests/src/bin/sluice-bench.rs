@@ -1,15 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements: `sluice-bench kill [TIMES]`. It needs root, and a `sluice` built next to it.
+//! Measurements: `sluice-bench kill [TIMES]`, which needs root, and `sluice-bench import [ROUNDS]`.
+//! Both need a `sluice` built next to it.
 
 #![forbid(unsafe_code)]
 
-use std::{env, process::ExitCode};
+use std::{env, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use sluice_lab::survival;
+use sluice_lab::{import_bench, survival};
 
 /// How often the daemon is killed unless the command line says otherwise.
 const KILLS: u32 = 20;
+
+/// How often a file is imported unless the command line says otherwise.
+const ROUNDS: u32 = 7;
+
+/// What an import of a large file may take.
+const IMPORT_TIME: Duration = Duration::from_secs(2);
+const IMPORT_KIB: i64 = 200 << 10;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -17,8 +25,10 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["kill"] => kill(KILLS),
         ["kill", times] => times.parse().context("TIMES is no number").and_then(kill),
+        ["import"] => import(ROUNDS),
+        ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         _ => {
-            eprintln!("usage: sluice-bench kill [TIMES]");
+            eprintln!("usage: sluice-bench kill [TIMES] | import [ROUNDS]");
             return ExitCode::from(2);
         }
     };
@@ -36,6 +46,18 @@ fn kill(times: u32) -> Result<()> {
     println!("sluice killed with SIGKILL {times} times in {report}");
     if report.denied.received != 0 || !report.allowed.missing.is_empty() {
         bail!("the daemon's death opened or closed something");
+    }
+    Ok(())
+}
+
+fn import(rounds: u32) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let measured = import_bench::measure(&root, rounds)?;
+    for one in &measured {
+        println!("{one}");
+    }
+    if measured.iter().any(|one| one.median > IMPORT_TIME || one.peak_kib > IMPORT_KIB) {
+        bail!("an import takes more than {IMPORT_TIME:?} or {} MiB", IMPORT_KIB / 1024);
     }
     Ok(())
 }

@@ -65,6 +65,56 @@ fn names_are_short_and_unique() {
 }
 
 #[test]
+fn names_of_rules_by_the_kind_of_input() {
+    let m365 = r#"[{"id": 1, "serviceArea": "A", "urls": ["a.example.com"], "tcpPorts": "443"},
+        {"serviceArea": "Mail", "urls": ["b.example.com"], "tcpPorts": "25"}]"#;
+    let tags = r#"{"cloud": "Public", "values": [{"name": "AzureFrontDoor.MicrosoftSecurity",
+        "properties": {"addressPrefixes": ["192.0.2.0/24"]}}]}"#;
+    let list = "c.example.com\nhttps://d.example.com\n";
+    let options = document::Options { tags: vec!["*".to_owned()], ..Default::default() };
+    let documents = [("m365.json", m365), ("tags.json", tags), ("own names.txt", list)]
+        .map(|(name, text)| parse(name, text, &options).unwrap());
+    let document = Document::merge(documents.to_vec());
+    let header = Header { command: "sluice import".to_owned() };
+    let names = |prefix: Option<&str>| {
+        let options = Options { prefix: prefix.map(str::to_owned), ..Options::default() };
+        loaded(&policy_file(&document, &options, &header))
+    };
+    assert_eq!(
+        names(None),
+        [
+            "m365-1 Enabled 443/",
+            "m365-mail Enabled 25/",
+            "azurefrontdoor-microsoftsecurity Disabled /",
+            "own-names-no-ports Disabled /",
+            "own-names-tcp-443 Enabled 443/",
+        ]
+    );
+    assert_eq!(names(Some("x"))[2], "x-azurefrontdoor-microsoftsecurity Disabled /");
+    let text = policy_file(&document, &Options::default(), &header);
+    assert!(text.contains("# own names.txt:1: no ports are given for c.example.com"), "{text}");
+    assert!(text.contains("# m365.json, line 1 · A · "), "{text}");
+}
+
+#[test]
+fn broad_patterns_are_granted_where_that_is_asked_for() {
+    let document = parse("PAGE", PAGE, &document::Options::default()).unwrap();
+    let options = Options { broad: BroadNames::Allowed, ..Options::default() };
+    let text = policy_file(&document, &options, &Header { command: "c".to_owned() });
+    assert!(loaded(&text).contains(&"intune-7-broad Enabled 443/3478-3481".to_owned()));
+    assert_eq!(text.matches("broad = true").count(), 1);
+}
+
+#[test]
+fn many_sets_of_one_name_are_numbered() {
+    let mut taken = Taken::default();
+    let names: Vec<String> = (0..50_000).map(|_| taken.unique("a-2")).collect();
+    assert_eq!(taken.unique("a"), "a");
+    assert_eq!(taken.unique("a"), "a-3");
+    assert_eq!((names[0].as_str(), names[49_999].as_str()), ("a-2", "a-2-50000"));
+}
+
+#[test]
 fn the_catalog_is_loaded() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog/intune.toml");
     let rules = loaded(&fs::read_to_string(file).unwrap());
