@@ -3,6 +3,7 @@
 
 mod check;
 mod detach;
+mod diff;
 mod drops;
 mod explain;
 mod import;
@@ -38,6 +39,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Turn vendors' pages and feeds into a policy file
     Import(import::ImportArgs),
+    /// What differs between two pages, feeds or policies
+    Diff(diff::DiffArgs),
     /// One screen about what is in force
     Status(QueryArgs),
     /// The rules, and what each let through
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Import(args) => import::run(args),
+        Command::Diff(args) => diff::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Rules(args) => rules::run(&args),
         Command::Names(args) => names::run(&args),

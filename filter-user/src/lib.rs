@@ -2,7 +2,7 @@
 //! Sluice in user space: from a vendor's list to tables in the kernel.
 //!
 //! Dependencies point one way: `document` <- `policy` <- `compile` <- `kernel` <- `daemon` <-
-//! `cli`. `document`, `policy`, `names` and `compile` are pure.
+//! `cli`. `document`, `policy`, `diff`, `names` and `compile` are pure.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod daemon;
+pub mod diff;
 pub mod dns;
 pub mod document;
 pub mod kernel;

@@ -11,6 +11,7 @@ pub mod origin;
 pub mod ports;
 pub mod render;
 pub mod special;
+pub mod wildcards;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

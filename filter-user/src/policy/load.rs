@@ -13,7 +13,7 @@ mod warnings;
 use std::{
     fmt, fs,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use self::{
     reader::{Report, TomlFile},
     sections::Collector,
 };
-use super::{DenyAction, Destination, NamePattern, Origin, Policy};
+use super::{DenyAction, Destination, NamePattern, Origin, Policy, Rule};
 
 /// What loading gives: the policy, and what is worth saying about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,9 @@ pub const GATEWAY_FILE: &str = "gateway.toml";
 
 /// The folder of further files, read in the order of their names.
 pub const POLICY_FOLDER: &str = "policy.d";
+
+/// What is said of a folder in which there is nothing to read.
+pub const NO_POLICY_FILES: &str = "there are no policy files";
 
 /// The largest file that is read: a thousand times what a long policy needs, and little enough
 /// that a wrong path (a disk image, a device) does no harm.
@@ -91,6 +94,61 @@ pub fn load(directory: &Path) -> Result<Loaded, LoadErrors> {
         }
     }
     analyse(&texts, report)
+}
+
+/// Reads the rules of one policy file, of a folder of such files, or of a configuration directory.
+///
+/// They are read as they would be for a policy, but what they name need not be there: a single
+/// file of `policy.d` has rules for groups that are defined elsewhere.
+///
+/// # Errors
+///
+/// All errors of all files, and [`NO_POLICY_FILES`] for a folder without any.
+pub fn load_rules(path: &Path) -> Result<Vec<Rule>, LoadErrors> {
+    let mut report = Report::default();
+    let mut files: Vec<(Arc<str>, PathBuf)> = Vec::new();
+    if path.is_dir() {
+        let gateway = path.join(GATEWAY_FILE);
+        let (folder, folder_name) = match path.join(POLICY_FOLDER) {
+            folder if folder.is_dir() => (folder, format!("{POLICY_FOLDER}/")),
+            _ => (path.to_owned(), String::new()),
+        };
+        if gateway.exists() {
+            files.push((Arc::from(GATEWAY_FILE), gateway));
+        }
+        match policy_files(&folder) {
+            Ok(names) => {
+                for name in names {
+                    let called = format!("{folder_name}{}", name.to_string_lossy());
+                    if called != GATEWAY_FILE {
+                        files.push((Arc::from(called), folder.join(&name)));
+                    }
+                }
+            }
+            Err(error) => report.unreadable(&folder.to_string_lossy(), &error),
+        }
+        if files.is_empty() && report.errors.is_empty() {
+            report.errors.push(Diagnostic {
+                origin: None,
+                message: NO_POLICY_FILES.to_owned(),
+                help: "name a file, or a folder with files that end in .toml".to_owned(),
+            });
+        }
+    } else {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        files.push((Arc::from(&*name), path.to_owned()));
+    }
+    let mut texts: Vec<(Arc<str>, String)> = Vec::new();
+    for (name, path) in files {
+        match read(&path) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => texts.push((name, text)),
+                Err(error) => report.not_utf8(&name, error.as_bytes(), error.utf8_error()),
+            },
+            Err(error) => report.unreadable(&name, &error),
+        }
+    }
+    parse_rules(&texts, report)
 }
 
 /// Makes a policy of texts, each with the name it is known by: `gateway.toml` and
@@ -243,6 +301,21 @@ fn analyse(files: &[(Arc<str>, String)], mut report: Report) -> Result<Loaded, L
         Some(policy) if errors.is_empty() => Ok(Loaded { policy, warnings }),
         _ => Err(LoadErrors(errors)),
     }
+}
+
+fn parse_rules(files: &[(Arc<str>, String)], mut report: Report) -> Result<Vec<Rule>, LoadErrors> {
+    let texts: Vec<TomlFile<'_>> =
+        files.iter().map(|(name, text)| TomlFile::new(Arc::clone(name), text)).collect();
+    let mut collector = Collector::default();
+    for text in &texts {
+        if let Some(table) = text.table(&mut report) {
+            collector.file(text, &table, &mut report);
+        }
+    }
+    let mut errors = report.errors;
+    errors.sort_by(|a, b| a.origin.cmp(&b.origin));
+    errors.dedup();
+    if errors.is_empty() { Ok(collector.into_rules()) } else { Err(LoadErrors(errors)) }
 }
 
 /// The names of the policy files of a folder, sorted; none where there is no such folder.
@@ -519,6 +592,27 @@ note = "for the admins"
             ["policy.d/a.toml:3: rule \"a\": 2 names, from a.example.com on, can never be \
               resolved; add [dns] upstream with the address of a resolver"]
         );
+    }
+
+    #[test]
+    fn rules_alone() {
+        let rules =
+            "[[rule]]\nname = \"a\"\nfrom = [\"elsewhere\"]\nto = [\"192.0.2.1\"]\ntcp = [443]\n";
+        let read =
+            |text: &str| parse_rules(&[(Arc::from("a.toml"), text.to_owned())], Report::default());
+        assert_eq!(read(rules).unwrap().len(), 1);
+        let errors = read(&rules.replace("443", "0")).unwrap_err();
+        assert_eq!(
+            lines(errors.diagnostics()),
+            ["a.toml:5: rule \"a\": tcp has 0: not a port; a port is a number from 1 to 65535, a \
+              range such as \"3478-3481\", or \"any\""]
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let errors = load_rules(folder.path()).unwrap_err();
+        assert!(errors.to_string().starts_with(NO_POLICY_FILES), "{errors}");
+        fs::write(folder.path().join("a.toml"), rules).unwrap();
+        assert_eq!(load_rules(folder.path()).unwrap().len(), 1);
+        assert_eq!(load_rules(&folder.path().join("a.toml")).unwrap().len(), 1);
     }
 
     #[test]

@@ -85,6 +85,7 @@ enum Purity {
 const MODULES: &[Module] = &[
     Module { name: "document", imports: Imports::These(&[]), purity: Purity::Pure },
     Module { name: "policy", imports: Imports::These(&["document"]), purity: Purity::Pure },
+    Module { name: "diff", imports: Imports::These(&["document", "policy"]), purity: Purity::Pure },
     Module { name: "names", imports: Imports::These(&["policy"]), purity: Purity::Pure },
     Module { name: "compile", imports: Imports::These(&["policy", "names"]), purity: Purity::Pure },
     Module { name: "dns", imports: Imports::These(&["policy", "names"]), purity: Purity::Impure },

@@ -172,6 +172,11 @@ impl Collector {
         })
     }
 
+    /// The rules, whether or not what they name is defined in the same files.
+    pub(super) fn into_rules(self) -> Vec<Rule> {
+        self.rules
+    }
+
     fn gateway(&mut self, section: &Section<'_>, report: &mut Report) {
         section.only(&["inside", "outside", "ignore", "xdp_mode", "mode", "deny"], report);
         let mut seen: BTreeMap<NicName, (&str, Origin)> = BTreeMap::new();
