@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-
+//! Cases and properties of differences.
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
