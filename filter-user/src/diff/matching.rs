@@ -28,7 +28,8 @@ enum Key<'a> {
 const TOO_COMMON: usize = 16;
 
 /// Pairs the sets: rules by name, sets by number (all that have it are one), then by heading,
-/// description and group, and last those that have most endpoints in common.
+/// description and group, and last those that have most endpoints in common, at least half of the
+/// smaller one's.
 pub(super) fn units(old: &View, new: &View) -> Vec<Unit> {
     let mut open = Open {
         old: (0..old.sets.len()).collect(),
@@ -123,7 +124,9 @@ impl Open {
         for unit in units.into_values() {
             if unit.old.len() == unit.new.len() {
                 for (left, right) in unit.old.into_iter().zip(unit.new) {
-                    self.take(Unit { old: vec![left], new: vec![right] });
+                    if !numbered(old.sets.get(left), new.sets.get(right)) {
+                        self.take(Unit { old: vec![left], new: vec![right] });
+                    }
                 }
             }
         }
@@ -205,6 +208,7 @@ impl Overlaps {
                 active.range(behind..).map(|(place, _)| place - behind).collect();
             count(&left, &right);
         });
+        common.retain(|(left, right), _| !numbered(old.sets.get(*left), new.sets.get(*right)));
         Self(common)
     }
 
@@ -214,6 +218,14 @@ impl Overlaps {
 }
 
 // === helpers ===
+
+/// Whether a vendor gave both a number: it isn't the same one here, and so they aren't the same.
+fn numbered(left: Option<&SetView>, right: Option<&SetView>) -> bool {
+    let has_number = |set: Option<&SetView>| {
+        set.is_some_and(|set| matches!(set.identity, Identity::Page { id: Some(_), .. }))
+    };
+    has_number(left) && has_number(right)
+}
 
 fn words(set: &SetView) -> Option<Key<'_>> {
     match &set.identity {

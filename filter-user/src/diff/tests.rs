@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Cases and properties of differences.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -200,6 +201,17 @@ fn sets_of_pages_are_found() {
                 "c.com: mots -> words",
                 "old 443@a.com,b.com",
                 "new 443@d.com,e.com",
+            ],
+        ),
+        // Another number is another set, whatever it lists.
+        (
+            &["128 a: x.com y.com | 443"],
+            &["163 a: x.com y.com | 443"],
+            &[
+                "128 a: gone -x.com -y.com -443",
+                "163 a: new +x.com +y.com +443",
+                "x.com: 128 a -> 163 a",
+                "y.com: 128 a -> 163 a",
             ],
         ),
         // One number, two parts.
