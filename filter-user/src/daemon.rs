@@ -50,7 +50,7 @@ use crate::{
     names::{Answer, Changed, LookupFailure, NameCache, NameState, Settings, Standing},
     policy::{
         Fqdn, NicName, Policy, XdpMode,
-        load::{Loaded, load, not_enforced},
+        load::{Loaded, load, not_enforced, summed_up},
     },
 };
 
@@ -224,7 +224,7 @@ impl Daemon {
         let (drops, _) = broadcast::channel(DROP_BACKLOG);
         let mut daemon = Self {
             started: Instant::now(),
-            warnings: warnings.iter().map(ToString::to_string).collect(),
+            warnings: summed_up(&warnings),
             config_error: None,
             tables_error: None,
             nic_errors: BTreeMap::new(),
@@ -731,7 +731,7 @@ impl Daemon {
         self.attachments.extend(attached.attachments);
         self.nics = numbered;
         self.host = host;
-        self.warnings = warnings.iter().map(ToString::to_string).collect();
+        self.warnings = summed_up(&warnings);
         self.tables_error = None;
         Ok(())
     }

@@ -375,4 +375,13 @@ impl Ports {
             && self.echo == Echo::Denied
             && self.protocols.is_empty()
     }
+
+    /// Whether all that others allow is allowed.
+    #[must_use]
+    pub fn allow(&self, others: &Self) -> bool {
+        self.tcp.contain(&others.tcp)
+            && self.udp.contain(&others.udp)
+            && (self.echo == Echo::Allowed || others.echo == Echo::Denied)
+            && self.protocols.is_superset(&others.protocols)
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
     names::Snapshot,
     policy::{
         Destination, NamePattern, Policy,
-        load::{Diagnostic, Loaded, load, not_enforced},
+        load::{Diagnostic, Kind, Loaded, load, not_enforced, summed_up},
     },
 };
 
@@ -32,6 +32,9 @@ struct Checked {
     ok: bool,
     errors: Vec<Finding>,
     warnings: Vec<Finding>,
+    /// The warnings as they are shown to people.
+    #[serde(skip)]
+    warning_lines: Vec<String>,
     not_enforced: Vec<Finding>,
     #[serde(skip_serializing_if = "Option::is_none")]
     counts: Option<Counts>,
@@ -39,6 +42,7 @@ struct Checked {
 
 #[derive(Debug, Serialize)]
 struct Finding {
+    kind: Kind,
     origin: Option<String>,
     message: String,
     help: String,
@@ -79,6 +83,7 @@ fn check(args: &CheckArgs) -> Checked {
     let mut checked = Checked {
         ok: true,
         warnings: warnings.iter().map(Finding::from).collect(),
+        warning_lines: summed_up(&warnings),
         not_enforced: not_enforced(&policy).iter().map(Finding::from).collect(),
         ..Checked::default()
     };
@@ -92,6 +97,7 @@ fn check(args: &CheckArgs) -> Checked {
         Err(error) => {
             checked.ok = false;
             checked.errors.push(Finding {
+                kind: Kind::Invalid,
                 origin: Some(policy.gateway.origin.to_string()),
                 message: error.to_string(),
                 help: "make the policy smaller".to_owned(),
@@ -149,16 +155,11 @@ fn counts(policy: &Policy) -> Counts {
 
 fn describe(checked: &Checked) -> String {
     let mut text = String::new();
-    for (title, findings) in [
-        ("error", &checked.errors),
-        ("warning", &checked.warnings),
-        ("not enforced", &checked.not_enforced),
-    ] {
-        for finding in findings {
-            let origin = finding.origin.as_ref().map_or_else(String::new, |at| format!("{at}: "));
-            text.push_str(&format!("{title}: {origin}{}; {}\n", finding.message, finding.help));
-        }
+    findings(&mut text, "error", &checked.errors);
+    for line in &checked.warning_lines {
+        text.push_str(&format!("warning: {line}\n"));
     }
+    findings(&mut text, "not enforced", &checked.not_enforced);
     if let Some(counts) = checked.counts {
         text.push_str(&format!(
             "{} rules ({} disabled), {} source groups, {} inbound services; {} names, {} wildcards, \
@@ -186,9 +187,17 @@ fn describe(checked: &Checked) -> String {
     text
 }
 
+fn findings(text: &mut String, title: &str, findings: &[Finding]) {
+    for finding in findings {
+        let origin = finding.origin.as_ref().map_or_else(String::new, |at| format!("{at}: "));
+        text.push_str(&format!("{title}: {origin}{}; {}\n", finding.message, finding.help));
+    }
+}
+
 impl From<&Diagnostic> for Finding {
     fn from(diagnostic: &Diagnostic) -> Self {
         Self {
+            kind: diagnostic.kind,
             origin: diagnostic.origin.as_ref().map(ToString::to_string),
             message: diagnostic.message.clone(),
             help: diagnostic.help.clone(),

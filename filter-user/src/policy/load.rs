@@ -11,6 +11,7 @@ mod values;
 mod warnings;
 
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -39,12 +40,40 @@ pub struct Loaded {
 /// It displays as `policy.d/intune.toml:12: <what>; <how to mend it>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Diagnostic {
+    /// What it is about.
+    pub kind: Kind,
     /// Where it stands; `None` for what has no line, such as a file that can't be read.
     pub origin: Option<Origin>,
     /// What is wrong.
     pub message: String,
     /// How to mend it.
     pub help: String,
+}
+
+/// What a finding is about. The names are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The configuration is refused for it.
+    Invalid,
+    /// It is accepted and not carried out.
+    NotEnforced,
+    /// An address with bits behind the prefix length.
+    HostBits,
+    /// The same thing a second time.
+    Duplicate,
+    /// A destination that a wider one covers, for the same clients and ports at least.
+    Covered,
+    /// A rule that allows just what another one does.
+    SameRule,
+    /// A prefix wider than any list needs.
+    Wide,
+    /// A wildcard over names that anybody can get.
+    Broad,
+    /// Addresses that aren't reachable over the internet.
+    SpecialPurpose,
+    /// Names without a resolver.
+    Unresolvable,
 }
 
 /// Every error of a configuration directory, by file and line; never empty.
@@ -59,6 +88,9 @@ pub const POLICY_FOLDER: &str = "policy.d";
 
 /// What is said of a folder in which there is nothing to read.
 pub const NO_POLICY_FILES: &str = "there are no policy files";
+
+/// How many warnings of one kind are told one by one.
+const FEW: usize = 5;
 
 /// The largest file that is read: a thousand times what a long policy needs, and little enough
 /// that a wrong path (a disk image, a device) does no harm.
@@ -129,6 +161,7 @@ pub fn load_rules(path: &Path) -> Result<Vec<Rule>, LoadErrors> {
         }
         if files.is_empty() && report.errors.is_empty() {
             report.errors.push(Diagnostic {
+                kind: Kind::Invalid,
                 origin: None,
                 message: NO_POLICY_FILES.to_owned(),
                 help: "name a file, or a folder with files that end in .toml".to_owned(),
@@ -172,6 +205,7 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     let mut notes = Vec::new();
     if policy.gateway.deny == DenyAction::Reject {
         notes.push(Diagnostic {
+            kind: Kind::NotEnforced,
             origin: Some(policy.gateway.origin.clone()),
             message: "deny = \"reject\" is not enforced yet".to_owned(),
             help: "denied packets are dropped without an answer instead".to_owned(),
@@ -179,6 +213,7 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     }
     if !policy.gateway.outside.is_empty() {
         notes.push(Diagnostic {
+            kind: Kind::NotEnforced,
             origin: Some(policy.gateway.origin.clone()),
             message: "outside NICs are not filtered yet".to_owned(),
             help: "what enters them is left to the host's own firewall; what clients send is \
@@ -188,6 +223,7 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     }
     for group in policy.sources.iter().filter(|group| !group.vlan.is_empty()) {
         notes.push(Diagnostic {
+            kind: Kind::NotEnforced,
             origin: Some(group.origin.clone()),
             message: format!(
                 "source \"{}\": vlan only matches tags that the NIC leaves in the frame",
@@ -200,6 +236,7 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     }
     if !policy.dns.listen.is_empty() {
         notes.push(Diagnostic {
+            kind: Kind::NotEnforced,
             origin: policy.dns.origin.clone(),
             message: "[dns] listen is not enforced yet: the forwarder is not started".to_owned(),
             help: "clients' questions to these addresses pass, but nothing of ours answers them \
@@ -218,6 +255,7 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
             others => format!("{} wildcard names, from {first} on,", others + 1),
         };
         notes.push(Diagnostic {
+            kind: Kind::NotEnforced,
             origin: Some(origin.clone()),
             message: format!(
                 "rule \"{}\": {more} can't be enforced without a forwarder",
@@ -228,6 +266,7 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     }
     for inbound in &policy.inbound {
         notes.push(Diagnostic {
+            kind: Kind::NotEnforced,
             origin: Some(inbound.origin.clone()),
             message: format!("inbound \"{}\" is not enforced yet", inbound.name),
             help: "outside NICs are not filtered yet, and nothing is opened for it".to_owned(),
@@ -235,6 +274,53 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     }
     notes.sort_by(|a, b| a.origin.cmp(&b.origin));
     notes
+}
+
+/// Warnings as lines for people: of many of one kind the first few, and how many more there are.
+#[must_use]
+pub fn summed_up(warnings: &[Diagnostic]) -> Vec<String> {
+    let mut of_kind: BTreeMap<Kind, usize> = BTreeMap::new();
+    for warning in warnings {
+        *of_kind.entry(warning.kind).or_insert(0) += 1;
+    }
+    let mut shown: BTreeMap<Kind, usize> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for warning in warnings {
+        let shown = shown.entry(warning.kind).or_insert(0);
+        // To say that there is one more takes as long as that one.
+        if *shown < FEW || of_kind.get(&warning.kind) == Some(&(FEW + 1)) {
+            *shown += 1;
+            lines.push(warning.to_string());
+        }
+    }
+    for (kind, count) in of_kind {
+        let more = count - shown.get(&kind).copied().unwrap_or_default();
+        if more > 0 {
+            let what = kind.about();
+            lines.push(format!("and {more} more {what}; `sluice check --json` lists them"));
+        }
+    }
+    lines
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// What several of them are.
+    fn about(self) -> &'static str {
+        match self {
+            Self::Invalid => "errors",
+            Self::NotEnforced => "settings that aren't enforced",
+            Self::HostBits => "prefixes with bits behind their length",
+            Self::Duplicate => "duplicates",
+            Self::Covered => "names and prefixes that others cover",
+            Self::SameRule => "rules that allow just what another one does",
+            Self::Wide => "prefixes that are very wide",
+            Self::Broad => "wildcards over names that anybody can get",
+            Self::SpecialPurpose => "special-purpose prefixes",
+            Self::Unresolvable => "rules with names that can't be resolved",
+        }
+    }
 }
 
 // === impl Diagnostic ===

@@ -133,6 +133,20 @@ impl PortRanges {
     pub fn contains(&self, port: u16) -> bool {
         self.0.iter().any(|range| range.first <= port && port <= range.last)
     }
+
+    /// Whether every port of others is in it.
+    #[must_use]
+    pub fn contain(&self, others: &Self) -> bool {
+        // Ranges never touch, so that one of them has to hold each of the others whole.
+        let mut ranges = self.0.iter();
+        let mut current = ranges.next();
+        others.0.iter().all(|other| {
+            while current.is_some_and(|range| range.last < other.last) {
+                current = ranges.next();
+            }
+            current.is_some_and(|range| range.first <= other.first)
+        })
+    }
 }
 
 impl FromIterator<PortRange> for PortRanges {

@@ -8,7 +8,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Diagnostic, GATEWAY_FILE};
+use super::{Diagnostic, GATEWAY_FILE, Kind};
 use crate::policy::Origin;
 
 /// What was found so far.
@@ -62,6 +62,7 @@ impl Report {
         help: impl Into<String>,
     ) {
         self.errors.push(Diagnostic {
+            kind: Kind::Invalid,
             origin: Some(origin.clone()),
             message: message.into(),
             help: help.into(),
@@ -70,11 +71,13 @@ impl Report {
 
     pub(super) fn warning(
         &mut self,
+        kind: Kind,
         origin: &Origin,
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
         self.warnings.push(Diagnostic {
+            kind,
             origin: Some(origin.clone()),
             message: message.into(),
             help: help.into(),
@@ -83,6 +86,7 @@ impl Report {
 
     pub(super) fn missing_gateway_file(&mut self) {
         self.errors.push(Diagnostic {
+            kind: Kind::Invalid,
             origin: None,
             message: format!("{GATEWAY_FILE}: the file is missing"),
             help: "create it in the configuration directory, with a table [gateway] that sets \
@@ -93,6 +97,7 @@ impl Report {
 
     pub(super) fn unreadable(&mut self, name: &str, error: &io::Error) {
         self.errors.push(Diagnostic {
+            kind: Kind::Invalid,
             origin: None,
             message: format!("{name}: can't be read: {error}"),
             help: "give the daemon's user a file there that it may read".to_owned(),
@@ -240,8 +245,14 @@ impl<'a> Entry<'a> {
         report.error(&self.origin(), format!("{}: {what}", self.subject()), help);
     }
 
-    pub(super) fn warning(&self, what: &str, help: impl Into<String>, report: &mut Report) {
-        report.warning(&self.origin(), format!("{}: {what}", self.subject()), help);
+    pub(super) fn warning(
+        &self,
+        kind: Kind,
+        what: &str,
+        help: impl Into<String>,
+        report: &mut Report,
+    ) {
+        report.warning(kind, &self.origin(), format!("{}: {what}", self.subject()), help);
     }
 
     /// An error whose text says what is wrong and, after a semicolon, how to mend it.

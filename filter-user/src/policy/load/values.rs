@@ -10,7 +10,10 @@ use std::{
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::reader::{Entry, Report, Section};
+use super::{
+    Kind,
+    reader::{Entry, Report, Section},
+};
 use crate::policy::{
     Destination, Dns, Echo, IpProtocol, Label, NamePattern, NicName, Origin, PortRange, PortRanges,
     Ports, RuleState, name::Breadth, ports::InvalidPorts,
@@ -122,7 +125,7 @@ pub(super) fn prefix_member(entry: &Entry<'_>, report: &mut Report) -> Option<Ip
 fn warn_of_host_bits(entry: &Entry<'_>, prefix: IpNet, host_bits: HostBits, report: &mut Report) {
     if host_bits == HostBits::Set {
         let help = format!("write {prefix}, which is what it is taken for, or the single address");
-        entry.warning("there are bits behind the prefix length", help, report);
+        entry.warning(Kind::HostBits, "there are bits behind the prefix length", help, report);
     }
 }
 
@@ -195,7 +198,12 @@ pub(super) fn resolver_list(entry: &Entry<'_>, report: &mut Report) -> Vec<IpAdd
         };
         match text.parse::<IpAddr>() {
             Ok(address) if addresses.contains(&address) => {
-                member.warning("the address stands here twice", "remove one", report);
+                member.warning(
+                    Kind::Duplicate,
+                    "the address stands here twice",
+                    "remove one",
+                    report,
+                );
             }
             Ok(address) if usable(&address) => addresses.push(address),
             Ok(_) => member.error(
@@ -291,7 +299,7 @@ pub(super) fn rule_destinations(
         }
         if let Some(first) = seen.get(&destination) {
             let what = format!("a duplicate of {first}");
-            member.warning(&what, "remove one of the two", report);
+            member.warning(Kind::Duplicate, &what, "remove one of the two", report);
             continue;
         }
         seen.insert(destination.clone(), member.origin());
@@ -321,6 +329,7 @@ fn check_breadth(
         );
     } else if pattern.breadth() == Breadth::OpenToRegistration {
         member.warning(
+            Kind::Broad,
             &format!("anybody can get a name below {:?} that this covers", pattern.public_suffix()),
             "write the exact names if they are known, or add broad = true to the rule",
             report,

@@ -1,103 +1,291 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is valid and yet worth a second look.
+//!
+//! Lists can have 100,000 entries, so that nothing here compares each with each: prefixes are
+//! sorted and gone over once, wildcards are found by the labels that they end in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use ipnet::IpNet;
 
-use super::reader::Report;
+use super::{Kind, reader::Report};
 use crate::policy::{
-    Destination, NamePattern, Origin, Policy, Rule, WildcardPattern,
-    special::special_purpose_prefix,
+    Clients, Destination, Label, NamePattern, Origin, Policy, Ports, Rule, SpecialPurpose,
+    name::Breadth, special::special_purpose_prefix, wildcards::Wildcards,
 };
 
-/// Prefixes shorter than this are over-broad.
+/// Prefixes shorter than this are over-broad. IPv6 has /16 in the same place: what a vendor lists
+/// is a /29 at the widest, and all that is assigned to a registry is a /12.
 const WIDE_IPV4: u8 = 8;
 const WIDE_IPV6: u8 = 16;
 
+/// One destination in so many rules with other clients or ports is no mistake; as many of them
+/// are compared.
+const MOST_TERMS: usize = 32;
+
+/// Who may use what: everything about a rule but its destinations.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Terms<'a> {
+    /// `None`: every client.
+    from: Option<&'a BTreeSet<Label>>,
+    ports: &'a Ports,
+    private: bool,
+}
+
+/// A destination where it stands.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    rule: &'a Rule,
+    /// The place of the rule, then the place in it.
+    place: (usize, usize),
+    terms: usize,
+    origin: &'a Origin,
+}
+
+/// The terms of all rules, each once, and which are within which.
+struct AllTerms<'a> {
+    numbers: BTreeMap<Terms<'a>, usize>,
+    known: BTreeMap<(usize, usize, Of), bool>,
+    list: Vec<Terms<'a>>,
+}
+
+/// Whether the terms are compared for names or for prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Of {
+    Names,
+    Prefixes,
+}
+
 /// Looks through the rules that take part.
 pub(super) fn check(policy: &Policy, report: &mut Report) {
-    for rule in policy.enabled_rules() {
-        prefixes(rule, report);
-        names(rule, report);
+    let mut terms = AllTerms { numbers: BTreeMap::new(), known: BTreeMap::new(), list: Vec::new() };
+    let mut prefixes: Vec<(IpNet, Entry<'_>)> = Vec::new();
+    let mut names: Vec<(&NamePattern, Entry<'_>)> = Vec::new();
+    let mut rules: BTreeMap<(usize, BTreeSet<&Destination>), &Rule> = BTreeMap::new();
+    for (place, rule) in policy.enabled_rules().enumerate() {
+        single(rule, report);
         if policy.dns.upstream.is_empty() {
             unresolvable(rule, report);
         }
-    }
-}
-
-fn prefixes(rule: &Rule, report: &mut Report) {
-    let listed: BTreeMap<IpNet, &Origin> = rule
-        .to
-        .iter()
-        .filter_map(|(destination, origin)| match destination {
-            Destination::Prefix(prefix) => Some((*prefix, origin)),
-            _ => None,
-        })
-        .collect();
-    for (prefix, origin) in &listed {
-        if let Some((wider, other)) = wider(*prefix, &listed) {
-            report.warning(
-                origin,
-                format!("{}: {prefix} is covered by {wider} ({other})", title(rule)),
-                "remove the narrower one",
-            );
+        let number = terms.number(rule);
+        let to = rule.to.iter().map(|(destination, _)| destination).collect();
+        match rules.entry((number, to)) {
+            btree_map::Entry::Occupied(first) => {
+                // Its destinations are all covered, which goes without saying.
+                same_rule(rule, first.get(), report);
+                continue;
+            }
+            btree_map::Entry::Vacant(free) => {
+                free.insert(rule);
+            }
         }
-        let least = match prefix {
-            IpNet::V4(_) => WIDE_IPV4,
-            IpNet::V6(_) => WIDE_IPV6,
-        };
-        if prefix.prefix_len() < least {
-            report.warning(
-                origin,
-                format!("{}: {prefix} is wider than a /{least}", title(rule)),
-                "write the prefixes that are meant",
-            );
-        }
-        if let Some(range) = special_purpose_prefix(prefix) {
-            report.warning(
-                origin,
-                format!("{}: {prefix} is a special-purpose range ({range})", title(rule)),
-                "it isn't reachable over the internet: keep it only if it is a network of your own",
-            );
+        for (at, (destination, origin)) in rule.to.iter().enumerate() {
+            let entry = Entry { rule, place: (place, at), terms: number, origin };
+            match destination {
+                Destination::Prefix(prefix) => prefixes.push((*prefix, entry)),
+                Destination::Name(name) => names.push((name, entry)),
+                Destination::SelfAddresses => {}
+            }
         }
     }
+    covered_prefixes(prefixes, &mut terms, report);
+    covered_names(names, &mut terms, report);
 }
 
-/// The widest other prefix of the list that covers this one.
-fn wider<'a>(prefix: IpNet, listed: &BTreeMap<IpNet, &'a Origin>) -> Option<(IpNet, &'a Origin)> {
-    (0..prefix.prefix_len()).find_map(|length| {
-        let wider = IpNet::new(prefix.network(), length).ok()?.trunc();
-        listed.get(&wider).map(|origin| (wider, *origin))
-    })
-}
-
-fn names(rule: &Rule, report: &mut Report) {
-    let wildcards: Vec<(&WildcardPattern, &Origin)> = rule
-        .to
-        .iter()
-        .filter_map(|(destination, origin)| match destination {
-            Destination::Name(NamePattern::Wildcard(pattern)) => Some((pattern, origin)),
-            _ => None,
-        })
-        .collect();
+/// What can be said of a destination by itself.
+fn single(rule: &Rule, report: &mut Report) {
     for (destination, origin) in &rule.to {
-        let Destination::Name(name) = destination else { continue };
-        let covering = wildcards
-            .iter()
-            .find(|(pattern, _)| pattern.as_str() != name.as_str() && pattern.covers(name));
-        let Some((pattern, other)) = covering else { continue };
+        match destination {
+            Destination::Prefix(prefix) => {
+                let least = match prefix {
+                    IpNet::V4(_) => WIDE_IPV4,
+                    IpNet::V6(_) => WIDE_IPV6,
+                };
+                if let Some(range) = special_purpose_prefix(prefix) {
+                    report.warning(
+                        Kind::SpecialPurpose,
+                        origin,
+                        format!("{}: {prefix} is a special-purpose range ({range})", title(rule)),
+                        "it isn't reachable over the internet: keep it only if it is a network of \
+                         your own",
+                    );
+                } else if prefix.prefix_len() < least {
+                    report.warning(
+                        Kind::Wide,
+                        origin,
+                        format!("{}: {prefix} is wider than a /{least}", title(rule)),
+                        "write the prefixes that are meant",
+                    );
+                }
+            }
+            // Without broad = true this is an error, and what is only open in part was said when
+            // it was read.
+            Destination::Name(NamePattern::Wildcard(pattern))
+                if pattern.breadth() == Breadth::CoversPublicSuffix =>
+            {
+                let suffix = pattern.covered_suffix().unwrap_or_default();
+                report.warning(
+                    Kind::Broad,
+                    origin,
+                    format!(
+                        "{}: {pattern} covers the whole public suffix {suffix:?}, where anybody \
+                         can get a name",
+                        title(rule)
+                    ),
+                    "broad = true allows it: write the names that are meant if they are known",
+                );
+            }
+            Destination::Name(_) | Destination::SelfAddresses => {}
+        }
+    }
+}
+
+fn same_rule(rule: &Rule, first: &Rule, report: &mut Report) {
+    report.warning(
+        Kind::SameRule,
+        &rule.origin,
+        format!("{}: it allows just what {} does ({})", title(rule), title(first), first.origin),
+        "remove one of the two",
+    );
+}
+
+/// Prefixes that a wider one, or the same one in another rule, makes superfluous.
+fn covered_prefixes<'a>(
+    mut prefixes: Vec<(IpNet, Entry<'a>)>,
+    terms: &mut AllTerms<'a>,
+    report: &mut Report,
+) {
+    // A prefix sorts before those in it.
+    prefixes.sort_by_key(|(prefix, entry)| (*prefix, entry.place));
+    // The prefixes that hold the current one, widest first, each with one entry for each terms.
+    let mut around: Vec<(IpNet, Vec<Entry<'a>>)> = Vec::new();
+    for same in prefixes.chunk_by(|(left, _), (right, _)| left == right) {
+        let Some((prefix, _)) = same.first() else { continue };
+        while around.last().is_some_and(|(wider, _)| !wider.contains(prefix)) {
+            around.pop();
+        }
+        let here = first_of_each(same.iter().map(|(_, entry)| *entry));
+        for (_, entry) in same {
+            let wider = around.iter().find_map(|(wider, entries)| {
+                let fits = |other: &&Entry<'_>| terms.within(entry, other, Of::Prefixes);
+                entries.iter().find(fits).map(|other| (*wider, *other))
+            });
+            if let Some((wider, other)) = wider {
+                covered(entry, prefix, &wider, &other, "remove the narrower one", report);
+            } else if let Some(other) = again(entry, &here, Of::Prefixes, terms) {
+                listed_again(entry, prefix, &other, report);
+            }
+        }
+        around.push((*prefix, here));
+    }
+}
+
+/// Names that a wildcard, or the same name in another rule, makes superfluous.
+fn covered_names<'a>(
+    names: Vec<(&'a NamePattern, Entry<'a>)>,
+    terms: &mut AllTerms<'a>,
+    report: &mut Report,
+) {
+    let mut by_name: BTreeMap<&NamePattern, Vec<Entry<'a>>> = BTreeMap::new();
+    for (name, entry) in &names {
+        by_name.entry(*name).or_default().push(*entry);
+    }
+    for entries in by_name.values_mut() {
+        *entries = first_of_each(entries.iter().copied());
+    }
+    let mut wildcards = Wildcards::default();
+    for (name, entries) in &by_name {
+        if let NamePattern::Wildcard(pattern) = name {
+            wildcards.insert(pattern, entries);
+        }
+    }
+    for (name, entry) in &names {
+        let mut found: Option<(&str, Entry<'_>)> = None;
+        for (pattern, entries) in wildcards.covering(name) {
+            if pattern.as_str() == name.as_str() {
+                continue;
+            }
+            for other in entries.iter() {
+                // One of the same rule is named first: it stands closest.
+                let key = |other: &Entry<'_>| (other.place.0 != entry.place.0, other.place);
+                let closer = found.is_none_or(|(_, found)| key(other) < key(&found));
+                if closer && terms.within(entry, other, Of::Names) {
+                    found = Some((pattern.as_str(), *other));
+                }
+            }
+        }
         let help = match name {
             // The exact name is looked up, which a wildcard can't be: it may well be wanted.
             NamePattern::Exact(_) => "remove it, unless it has to work before a client asks for it",
             NamePattern::Wildcard(_) => "remove the narrower one",
         };
-        report.warning(
-            origin,
-            format!("{}: {name} is covered by {pattern} ({other})", title(rule)),
-            help,
-        );
+        if let Some((pattern, other)) = found {
+            covered(entry, name, &pattern, &other, help, report);
+        } else if let Some(here) = by_name.get(name)
+            && let Some(other) = again(entry, here, Of::Names, terms)
+        {
+            listed_again(entry, name, &other, report);
+        }
     }
+}
+
+/// Another entry for the same destination that makes this one superfluous. Where each does, the
+/// later one is.
+fn again<'a>(
+    entry: &Entry<'a>,
+    here: &[Entry<'a>],
+    of: Of,
+    terms: &mut AllTerms<'a>,
+) -> Option<Entry<'a>> {
+    let found = here.iter().find(|other| {
+        other.place.0 != entry.place.0
+            && terms.within(entry, other, of)
+            && (other.place < entry.place || !terms.within(other, entry, of))
+    });
+    found.copied()
+}
+
+fn covered(
+    entry: &Entry<'_>,
+    narrow: &dyn std::fmt::Display,
+    wide: &dyn std::fmt::Display,
+    by: &Entry<'_>,
+    help: &str,
+    report: &mut Report,
+) {
+    let of =
+        if entry.place.0 == by.place.0 { String::new() } else { format!(" of {}", title(by.rule)) };
+    report.warning(
+        Kind::Covered,
+        entry.origin,
+        format!("{}: {narrow} is covered by {wide}{of} ({})", title(entry.rule), by.origin),
+        help,
+    );
+}
+
+fn listed_again(
+    entry: &Entry<'_>,
+    destination: &dyn std::fmt::Display,
+    other: &Entry<'_>,
+    report: &mut Report,
+) {
+    report.warning(
+        Kind::Duplicate,
+        entry.origin,
+        format!(
+            "{}: {destination} is already allowed by {} ({}), for these clients and ports",
+            title(entry.rule),
+            title(other.rule),
+            other.origin
+        ),
+        "remove it here",
+    );
+}
+
+/// The first entry with each terms.
+fn first_of_each<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<Entry<'a>> {
+    let mut seen = BTreeSet::new();
+    entries.filter(|entry| seen.insert(entry.terms)).take(MOST_TERMS).collect()
 }
 
 fn unresolvable(rule: &Rule, report: &mut Report) {
@@ -111,6 +299,7 @@ fn unresolvable(rule: &Rule, report: &mut Report) {
         others => format!("{} names, from {first} on, can never be resolved", others + 1),
     };
     report.warning(
+        Kind::Unresolvable,
         origin,
         format!("{}: {what}", title(rule)),
         "add [dns] upstream with the address of a resolver",
@@ -119,4 +308,46 @@ fn unresolvable(rule: &Rule, report: &mut Report) {
 
 fn title(rule: &Rule) -> String {
     format!("rule \"{}\"", rule.name)
+}
+
+// === impl AllTerms ===
+
+impl<'a> AllTerms<'a> {
+    fn number(&mut self, rule: &'a Rule) -> usize {
+        let terms = Terms {
+            from: match &rule.from {
+                Clients::Any => None,
+                Clients::Groups(groups) => Some(groups),
+            },
+            ports: &rule.ports,
+            private: rule.private == SpecialPurpose::Allowed,
+        };
+        let next = self.list.len();
+        let number = *self.numbers.entry(terms).or_insert(next);
+        if number == next {
+            self.list.push(terms);
+        }
+        number
+    }
+
+    /// Whether whoever may use the one entry may use the other for as much.
+    fn within(&mut self, narrow: &Entry<'_>, wide: &Entry<'_>, of: Of) -> bool {
+        let (narrow, wide) = (narrow.terms, wide.terms);
+        if narrow == wide {
+            return true;
+        }
+        let (Some(less), Some(more)) = (self.list.get(narrow), self.list.get(wide)) else {
+            return false;
+        };
+        *self.known.entry((narrow, wide, of)).or_insert_with(|| {
+            let clients = match (less.from, more.from) {
+                (_, None) => true,
+                (None, Some(_)) => false,
+                (Some(less), Some(more)) => less.is_subset(more),
+            };
+            // Which addresses are learned is a matter of names only.
+            let addresses = of == Of::Prefixes || more.private || !less.private;
+            clients && addresses && more.ports.allow(less.ports)
+        })
+    }
 }
