@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::{
     assemble::Reader,
+    endpoints,
     ports::{self, Reading},
     prose,
     table::{self, Cell, Found},
@@ -123,7 +124,19 @@ fn parts(reader: &Reader<'_>, line: &Range<usize>) -> Line {
         start += digits;
     }
     parts.text = start..line.end;
-    if let Some(run) = endpoint_run(reader, &(start..line.end)) {
+    let remarks = endpoints::remarks(reader.slice(&(start..line.end)), start);
+    if let Some(remark) = remarks.last()
+        && endpoint_run(reader, &(start..line.end), &remarks).is_none()
+    {
+        // A remark on the endpoints above it, and their ports.
+        let rest = reader.slice(&(remark.end..line.end));
+        if let Some(length) = ports::prefix(rest).filter(|length| *length == rest.len()) {
+            parts.text = start..remark.end;
+            parts.ports = Some(line.end - length..line.end);
+            return parts;
+        }
+    }
+    if let Some(run) = endpoint_run(reader, &(start..line.end), &remarks) {
         parts.text = start..run.start;
         let rest = reader.slice(&(run.end..line.end));
         let all = Some(rest.len()).filter(|_| ports::is_only_ports(rest));
@@ -141,12 +154,21 @@ fn parts(reader: &Reader<'_>, line: &Range<usize>) -> Line {
 
 /// The endpoints of a line, with nothing but ports or a remark between them and its end; or those
 /// at its beginning with ports behind them.
-fn endpoint_run(reader: &Reader<'_>, line: &Range<usize>) -> Option<Range<usize>> {
+fn endpoint_run(
+    reader: &Reader<'_>,
+    line: &Range<usize>,
+    remarks: &[Range<usize>],
+) -> Option<Range<usize>> {
     let tokens = reader.pending(line);
+    let mut remarks = remarks.iter().peekable();
     let mut run: Option<Range<usize>> = None;
     for index in tokens {
         let token = reader.tokens.get(index)?;
         if matches!(token.kind, Kind::FileName | Kind::Dotted | Kind::ServiceTag | Kind::Email) {
+            continue;
+        }
+        while remarks.next_if(|remark| remark.end <= token.range.start).is_some() {}
+        if remarks.peek().is_some_and(|remark| remark.start <= token.range.start) {
             continue;
         }
         let joined = run.as_ref().is_some_and(|run| {
