@@ -449,8 +449,10 @@ fn moved(sets: &[SetDifference]) -> Vec<Moved> {
     });
     let mut prefixes: BTreeMap<(Vec<usize>, Vec<usize>), Runs> = BTreeMap::new();
     walk(lost.chain(got), |run, active| {
-        let from: Vec<usize> = active.range(..behind).map(|(place, _)| *place).collect();
-        let to: Vec<usize> = active.range(behind..).map(|(place, _)| place - behind).collect();
+        let from: Vec<usize> =
+            active.range(..behind).map(|(place, _)| *place).take(MOST_MOVES + 1).collect();
+        let to: Vec<usize> =
+            active.range(behind..).map(|(place, _)| place - behind).take(MOST_MOVES + 1).collect();
         if !from.is_empty() && !to.is_empty() {
             prefixes.entry((from, to)).or_default().push(run);
         }

@@ -32,9 +32,11 @@ struct Checked {
     ok: bool,
     errors: Vec<Finding>,
     warnings: Vec<Finding>,
-    /// The warnings as they are shown to people.
+    // As they are shown to people.
     #[serde(skip)]
     warning_lines: Vec<String>,
+    #[serde(skip)]
+    not_enforced_lines: Vec<String>,
     not_enforced: Vec<Finding>,
     #[serde(skip_serializing_if = "Option::is_none")]
     counts: Option<Counts>,
@@ -80,11 +82,13 @@ fn check(args: &CheckArgs) -> Checked {
             return Checked { errors, ..Checked::default() };
         }
     };
+    let not_enforced = not_enforced(&policy);
     let mut checked = Checked {
         ok: true,
         warnings: warnings.iter().map(Finding::from).collect(),
         warning_lines: summed_up(&warnings),
-        not_enforced: not_enforced(&policy).iter().map(Finding::from).collect(),
+        not_enforced: not_enforced.iter().map(Finding::from).collect(),
+        not_enforced_lines: summed_up(&not_enforced),
         ..Checked::default()
     };
     let mut counts = counts(&policy);
@@ -155,11 +159,17 @@ fn counts(policy: &Policy) -> Counts {
 
 fn describe(checked: &Checked) -> String {
     let mut text = String::new();
-    findings(&mut text, "error", &checked.errors);
-    for line in &checked.warning_lines {
-        text.push_str(&format!("warning: {line}\n"));
+    for finding in &checked.errors {
+        let origin = finding.origin.as_ref().map_or_else(String::new, |at| format!("{at}: "));
+        text.push_str(&format!("error: {origin}{}; {}\n", finding.message, finding.help));
     }
-    findings(&mut text, "not enforced", &checked.not_enforced);
+    for (title, lines) in
+        [("warning", &checked.warning_lines), ("not enforced", &checked.not_enforced_lines)]
+    {
+        for line in lines {
+            text.push_str(&format!("{title}: {line}\n"));
+        }
+    }
     if let Some(counts) = checked.counts {
         text.push_str(&format!(
             "{} rules ({} disabled), {} source groups, {} inbound services; {} names, {} wildcards, \
@@ -185,13 +195,6 @@ fn describe(checked: &Checked) -> String {
         (errors, _) => format!("{errors} errors: this configuration would be refused\n"),
     });
     text
-}
-
-fn findings(text: &mut String, title: &str, findings: &[Finding]) {
-    for finding in findings {
-        let origin = finding.origin.as_ref().map_or_else(String::new, |at| format!("{at}: "));
-        text.push_str(&format!("{title}: {origin}{}; {}\n", finding.message, finding.help));
-    }
 }
 
 impl From<&Diagnostic> for Finding {

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -33,8 +34,8 @@ const RUNNING: &str = "running";
 /// What differs between two pages, feeds or policies: the exit status is 0 if nothing, else 1.
 #[derive(Args, Debug)]
 pub(super) struct DiffArgs {
-    /// A page, a feed, a policy file (*.toml), a configuration directory, or "running": the
-    /// policy in force
+    /// A page or feed ("-" is standard input), a policy file (*.toml), a folder of those, or
+    /// "running": the policy in force
     #[arg(value_name = "OLD")]
     old: PathBuf,
     /// What it is compared with
@@ -81,7 +82,12 @@ fn view(path: &Path, args: &DiffArgs) -> Result<View> {
 }
 
 fn page(path: &Path, args: &DiffArgs) -> Result<Document> {
-    let bytes = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes).context("can't read standard input")?;
+    } else {
+        bytes = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    }
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let options = document::Options {
         tags: args.tags.clone(),
@@ -261,16 +267,22 @@ fn facts(text: &mut String, set: &SetDifference) {
 
 /// Moves that no line of a block tells: of a part of the prefix that stands there.
 fn partly_moved(difference: &Difference) -> Vec<&Moved> {
-    let told: BTreeSet<(&str, String)> = difference
-        .sets
-        .iter()
-        .flat_map(|set| {
-            let prefixes = set.prefixes_removed.iter().map(ToString::to_string);
-            let endpoints = set.names_removed.iter().cloned().chain(prefixes);
-            endpoints.map(|endpoint| (set.set.as_str(), endpoint))
-        })
-        .collect();
-    let untold = |moved: &&Moved| !told.contains(&(moved.from.as_str(), moved.endpoint.clone()));
+    let mut told: BTreeSet<(&str, Change, String)> = BTreeSet::new();
+    for set in &difference.sets {
+        for (side, names, prefixes) in [
+            (Change::Removed, &set.names_removed, &set.prefixes_removed),
+            (Change::Added, &set.names_added, &set.prefixes_added),
+        ] {
+            let prefixes = prefixes.iter().map(ToString::to_string);
+            let endpoints = names.iter().cloned().chain(prefixes);
+            told.extend(endpoints.map(|endpoint| (set.set.as_str(), side, endpoint)));
+        }
+    }
+    let untold = |moved: &&Moved| {
+        let endpoint = || moved.endpoint.clone();
+        !told.contains(&(moved.from.as_str(), Change::Removed, endpoint()))
+            && !told.contains(&(moved.to.as_str(), Change::Added, endpoint()))
+    };
     difference.moved.iter().filter(untold).collect()
 }
 
@@ -323,4 +335,41 @@ fn line(text: &mut String, line: &str) {
     let shown = line.chars().map(|c| if c.is_control() { ' ' } else { c });
     // Writing to a string can't fail.
     let _ = writeln!(text, "{}", shown.collect::<String>());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::control::protocol::Count;
+
+    /// What the daemon says of a rule is the rule.
+    #[test]
+    fn rules_of_the_daemon() {
+        let text = "[[rule]]\nname = \"a\"\nfrom = [\"g\"]\nto = [\"self\", \"*.x.com\", \"20.1.0.0/16\"]\n\
+                    tcp = \"any\"\nudp = [53, \"3478-3481\"]\nicmp = true\nproto = [\"esp\", 200]\nenabled = false\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        fs::write(&file, text).unwrap();
+        let status = RuleStatus {
+            name: "a".to_owned(),
+            origin: "a.toml:1".to_owned(),
+            enabled: false,
+            from: vec!["g".to_owned()],
+            to: ["self", "*.x.com", "20.1.0.0/16"].map(str::to_owned).to_vec(),
+            tcp: "any".to_owned(),
+            udp: "53,3478-3481".to_owned(),
+            icmp: true,
+            proto: ["esp", "200"].map(str::to_owned).to_vec(),
+            note: None,
+            count: Count::default(),
+        };
+        let rules = load_rules(&file).unwrap();
+        let view: View = rules.iter().collect();
+        assert_eq!(view, View { sets: vec![running_rule(&status).unwrap()] });
+        assert_eq!(view.sets[0].from, Some(BTreeSet::from(["g".to_owned()])));
+        let odd = RuleStatus { tcp: "80..90".to_owned(), ..status };
+        assert!(running_rule(&odd).is_err());
+    }
 }

@@ -36,6 +36,13 @@ struct Found {
     runs: BTreeMap<Ports, Runs>,
 }
 
+/// Which sides list an address, whatever they grant there.
+#[derive(Clone, Copy)]
+struct Held {
+    old: bool,
+    new: bool,
+}
+
 /// What only the old and what only the new side grants.
 ///
 /// A name that the other side covers with a wildcard is granted there, with the wildcard's ports.
@@ -44,7 +51,7 @@ pub(super) fn difference(sides: &Sides<'_>) -> (Vec<Granted>, Vec<Granted>) {
     let (mut removed, mut added) = (Found::default(), Found::default());
     removed.names(&old_names, &new_names);
     added.names(&new_names, &old_names);
-    compare_runs(sides, |run, old, new| {
+    walk_ports(sides, |run, _, old, new| {
         removed.run(run, minus(old, new));
         added.run(run, minus(new, old));
     });
@@ -65,11 +72,8 @@ pub(super) fn within(sides: &Sides<'_>, only: &Ports) -> (Vec<Granted>, Vec<Gran
         removed.name(name, intersection(&minus(old, new), only));
         added.name(name, intersection(&minus(new, old), only));
     }
-    let behind = sides.old.len();
-    walk_ports(sides, |run, active, old, new| {
-        let both =
-            active.range(..behind).next().is_some() && active.range(behind..).next().is_some();
-        if both {
+    walk_ports(sides, |run, held, old, new| {
+        if held.old && held.new {
             removed.run(run, intersection(&minus(old, new), only));
             added.run(run, intersection(&minus(new, old), only));
         }
@@ -151,33 +155,47 @@ fn ports_of_names<'a>(sets: &[&'a SetView]) -> BTreeMap<&'a str, Ports> {
     names
 }
 
-fn compare_runs(sides: &Sides<'_>, mut each: impl FnMut(Run, &Ports, &Ports)) {
-    walk_ports(sides, |run, _, old, new| each(run, old, new));
-}
-
-/// Goes over the addresses with what each side grants there. What the same sets hold is worked
-/// out once.
-fn walk_ports(
-    sides: &Sides<'_>,
-    mut each: impl FnMut(Run, &BTreeMap<usize, usize>, &Ports, &Ports),
-) {
-    let behind = sides.old.len();
+/// Goes over the addresses with who lists them and what each side grants there.
+///
+/// Sets with the same ports count as one, and what the same sets hold is worked out once.
+fn walk_ports(sides: &Sides<'_>, mut each: impl FnMut(Run, Held, &Ports, &Ports)) {
+    let none = Ports::default();
+    let granted = |set: &'_ SetView| match set.state {
+        RuleState::Enabled => set.ports.clone(),
+        RuleState::Disabled => none.clone(),
+    };
+    // The old side's kinds are numbered first.
+    let mut kinds: Vec<Ports> = Vec::new();
+    let mut of_set: Vec<usize> = Vec::new();
+    let mut behind = 0;
+    for side in [&sides.old, &sides.new] {
+        behind = kinds.len();
+        let mut numbers: BTreeMap<Ports, usize> = BTreeMap::new();
+        for set in side {
+            let ports = granted(set);
+            let number = *numbers.entry(ports).or_insert_with_key(|ports| {
+                kinds.push(ports.clone());
+                kinds.len() - 1
+            });
+            of_set.push(number);
+        }
+    }
+    let prefixes = sides.prefixes().filter_map(|(prefix, set)| Some((prefix, *of_set.get(set)?)));
     let mut known: BTreeMap<Vec<usize>, (Ports, Ports)> = BTreeMap::new();
-    walk(sides.prefixes(), |run, active| {
+    walk(prefixes, |run, active| {
         let key: Vec<usize> = active.keys().copied().collect();
-        let (old, new) = known.entry(key).or_insert_with(|| {
-            let ports =
-                |places: &mut dyn Iterator<Item = &usize>, sets: &[&SetView], from: usize| {
-                    places
-                        .filter_map(|place| sets.get(place - from))
-                        .filter(|set| set.state == RuleState::Enabled)
-                        .fold(Ports::default(), |ports, set| union(&ports, &set.ports))
-                };
-            (
-                ports(&mut active.range(..behind).map(|(place, _)| place), &sides.old, 0),
-                ports(&mut active.range(behind..).map(|(place, _)| place), &sides.new, behind),
-            )
+        let held = Held {
+            old: key.first().is_some_and(|kind| *kind < behind),
+            new: key.last().is_some_and(|kind| *kind >= behind),
+        };
+        let (old, new) = known.entry(key).or_insert_with_key(|key| {
+            let sum = |kinds_of: &dyn Fn(usize) -> bool| {
+                let held = key.iter().filter(|kind| kinds_of(**kind));
+                held.filter_map(|kind| kinds.get(*kind))
+                    .fold(none.clone(), |all, ports| union(&all, ports))
+            };
+            (sum(&|kind| kind < behind), sum(&|kind| kind >= behind))
         });
-        each(run, active, old, new);
+        each(run, held, old, new);
     });
 }

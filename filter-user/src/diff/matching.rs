@@ -62,6 +62,9 @@ pub(super) fn units(old: &View, new: &View) -> Vec<Unit> {
         let least = size(old.sets.get(left)).min(size(new.sets.get(right)));
         common.get(left, right) * 2 >= least
     });
+    if !(both_rules(old) && both_rules(new)) {
+        open.broad(old, new);
+    }
     let rest = open.old.into_iter().map(|set| Unit { old: vec![set], new: Vec::new() });
     let mut units = open.units;
     units.extend(rest);
@@ -75,6 +78,9 @@ struct Open {
     new: BTreeSet<usize>,
     units: Vec<Unit>,
 }
+
+/// A unit's sets of one side.
+type OfUnit = fn(&mut Unit) -> &mut Vec<usize>;
 
 /// How much two sets have in common.
 struct Overlaps(BTreeMap<(usize, usize), usize>);
@@ -151,6 +157,36 @@ impl Open {
         }
     }
 
+    /// What the importer wrote into a rule of its own, because a policy has to be told to grant it,
+    /// belongs to the same set of the page as the rule beside it.
+    fn broad(&mut self, old: &View, new: &View) {
+        let sides: [(&View, &mut BTreeSet<usize>, OfUnit); 2] = [
+            (old, &mut self.old, |unit| &mut unit.old),
+            (new, &mut self.new, |unit| &mut unit.new),
+        ];
+        for (view, open, of_unit) in sides {
+            let name = |place: &usize| match view.sets.get(*place).map(|set| &set.identity) {
+                Some(Identity::Rule(name)) => Some(name.as_str()),
+                _ => None,
+            };
+            let mut unit_of: BTreeMap<&str, usize> = BTreeMap::new();
+            for (number, unit) in self.units.iter_mut().enumerate() {
+                unit_of.extend(of_unit(unit).iter().filter_map(|at| Some((name(at)?, number))));
+            }
+            open.retain(|place| {
+                let beside = name(place).and_then(|name| name.strip_suffix("-broad"));
+                let number = beside.and_then(|beside| unit_of.get(beside));
+                match number.and_then(|number| self.units.get_mut(*number)) {
+                    Some(unit) => {
+                        of_unit(unit).push(*place);
+                        false
+                    }
+                    None => true,
+                }
+            });
+        }
+    }
+
     fn take(&mut self, unit: Unit) {
         for place in &unit.old {
             self.old.remove(place);
@@ -203,9 +239,13 @@ impl Overlaps {
         let prefixes = prefixes
             .flat_map(|(place, set)| set.prefixes.iter().map(move |prefix| (prefix, place)));
         walk(prefixes, |_, active| {
-            let left: Vec<usize> = active.range(..behind).map(|(place, _)| *place).collect();
-            let right: Vec<usize> =
-                active.range(behind..).map(|(place, _)| place - behind).collect();
+            let left: Vec<usize> =
+                active.range(..behind).map(|(place, _)| *place).take(TOO_COMMON + 1).collect();
+            let right: Vec<usize> = active
+                .range(behind..)
+                .map(|(place, _)| place - behind)
+                .take(TOO_COMMON + 1)
+                .collect();
             count(&left, &right);
         });
         common.retain(|(left, right), _| !numbered(old.sets.get(*left), new.sets.get(*right)));

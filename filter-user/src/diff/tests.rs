@@ -239,9 +239,15 @@ fn a_page_and_the_rules_made_of_it() {
         rules(&["intune-163: x.com 10.0.0.0/24 | 80 443", "intune-163-broad: *.y.com | 80 443off"]);
     let expected = ["intune-163: part-80,443@*.y.com", "old 80,443@*.y.com"];
     assert_eq!(shown(&compare(&old, &new)), expected);
+    // The same for a set without a number.
+    let old = page(&["words: x.com *.y.com | 443"]);
+    let new = rules(&["words-7: x.com | 443", "words-7-broad: *.y.com | 443off"]);
+    let expected = ["words-7: part-443@*.y.com", "old 443@*.y.com"];
+    assert_eq!(shown(&compare(&old, &new)), expected);
     // Between rules a number in the name says little.
+    let made = rules(&["intune-163: x.com | 443", "intune-163-broad: *.y.com | 443off"]);
     let other = rules(&["dns-163: z.com | 53"]);
-    let difference = compare(&new, &other);
+    let difference = compare(&made, &other);
     assert_eq!((difference.counts.sets_added, difference.counts.sets_removed), (1, 2));
 }
 

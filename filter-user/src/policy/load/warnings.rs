@@ -351,3 +351,135 @@ impl<'a> AllTerms<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::load::{GATEWAY_FILE, parse};
+
+    const NAMES: [&str; 6] =
+        ["a.x.com", "b.x.com", "*.x.com", "a*.x.com", "*.a.x.com", "c.a.x.com"];
+
+    /// Rules with each destination on a line of its own.
+    fn any_policy() -> impl Strategy<Value = Policy> {
+        let name = (0..NAMES.len()).prop_map(|name| NAMES[name].to_owned());
+        let prefix = (0_u8..16, 28_u8..=32).prop_map(|(host, length)| {
+            let prefix: IpNet = format!("20.0.0.{host}/{length}").parse().unwrap();
+            prefix.trunc().to_string()
+        });
+        let to = prop::collection::btree_set(prop_oneof![name, prefix], 1..5);
+        let rule = (to, 1_u8..4, 0_u8..4, prop::bool::weighted(0.2));
+        prop::collection::vec(rule, 1..6).prop_map(|rules| {
+            let mut text = String::new();
+            for (number, (to, tcp, from, private)) in rules.into_iter().enumerate() {
+                let chosen = |bits: u8, words: [&str; 2]| -> String {
+                    let of = (0..2).filter(|bit| bits & (1 << bit) != 0).map(|bit| words[bit]);
+                    of.collect::<Vec<_>>().join(", ")
+                };
+                let tcp = chosen(tcp, ["80", "443"]);
+                text.push_str(&format!("[[rule]]\nname = \"r{number}\"\ntcp = [{tcp}]\n"));
+                if from != 0 {
+                    let from = chosen(from, ["\"g\"", "\"h\""]);
+                    text.push_str(&format!("from = [{from}]\n"));
+                }
+                text.push_str(&format!("private = {private}\nto = [\n"));
+                to.iter().for_each(|to| text.push_str(&format!("  {to:?},\n")));
+                text.push_str("]\n");
+            }
+            let gateway = "[gateway]\ninside = [\"eth1\"]\noutside = []\n\
+                           [[source]]\nname = \"g\"\nvlan = 1\n\
+                           [[source]]\nname = \"h\"\nvlan = 2\n";
+            let files =
+                [(Arc::from(GATEWAY_FILE), gateway.to_owned()), (Arc::from("a.toml"), text)];
+            parse(&files).unwrap().policy
+        })
+    }
+
+    /// The lines that another one makes superfluous, by comparing each with each.
+    fn superfluous(policy: &Policy) -> BTreeSet<u32> {
+        let same = |one: &Rule, other: &Rule| {
+            let to = |rule: &Rule| -> BTreeSet<Destination> {
+                rule.to.iter().map(|(to, _)| to.clone()).collect()
+            };
+            (to(one), &one.ports, &one.from, one.private)
+                == (to(other), &other.ports, &other.from, other.private)
+        };
+        let rules = policy.rules.iter().enumerate();
+        let rules: Vec<&Rule> = rules
+            .filter(|(at, rule)| !policy.rules[..*at].iter().any(|first| same(first, rule)))
+            .map(|(_, rule)| rule)
+            .collect();
+        let terms_within = |less: &Rule, more: &Rule, prefix: bool| {
+            let clients = match (&less.from, &more.from) {
+                (_, Clients::Any) => true,
+                (Clients::Any, Clients::Groups(_)) => false,
+                (Clients::Groups(less), Clients::Groups(more)) => less.is_subset(more),
+            };
+            let private = prefix
+                || less.private == SpecialPurpose::Refused
+                || more.private == SpecialPurpose::Allowed;
+            let ports = (1..=65535)
+                .all(|port| !less.ports.tcp.contains(port) || more.ports.tcp.contains(port));
+            clients && private && ports
+        };
+        let mut lines = BTreeSet::new();
+        for (i, less) in rules.iter().enumerate() {
+            for (narrow, origin) in &less.to {
+                for (j, more) in rules.iter().enumerate() {
+                    for (wide, _) in &more.to {
+                        let prefix = matches!(narrow, Destination::Prefix(_));
+                        let holds = match (narrow, wide) {
+                            _ if narrow == wide => {
+                                i != j && (j < i || !terms_within(more, less, prefix))
+                            }
+                            (Destination::Prefix(narrow), Destination::Prefix(wide)) => {
+                                wide.contains(narrow)
+                            }
+                            (
+                                Destination::Name(narrow),
+                                Destination::Name(NamePattern::Wildcard(wide)),
+                            ) => wide.covers(narrow),
+                            _ => false,
+                        };
+                        if holds && terms_within(less, more, prefix) {
+                            lines.insert(origin.line);
+                        }
+                    }
+                }
+            }
+        }
+        lines
+    }
+
+    proptest! {
+        #[test]
+        fn each_with_each(policy in any_policy()) {
+            let mut report = Report::default();
+            check(&policy, &mut report);
+            let found: Vec<u32> = report
+                .warnings
+                .iter()
+                .filter(|warning| matches!(warning.kind, Kind::Covered | Kind::Duplicate))
+                .filter_map(|warning| warning.origin.as_ref().map(|origin| origin.line))
+                .collect();
+            let lines: BTreeSet<u32> = found.iter().copied().collect();
+            prop_assert_eq!(found.len(), lines.len(), "one is enough for a line");
+            prop_assert_eq!(lines, superfluous(&policy));
+        }
+
+        #[test]
+        fn ports_that_hold_others(left: u16, right: u16) {
+            let ranges = |bits: u16| -> crate::policy::PortRanges {
+                (0..16)
+                    .filter(|bit| bits & (1 << bit) != 0)
+                    .filter_map(|bit| crate::policy::PortRange::new(bit + 1, bit + 1))
+                    .collect()
+            };
+            prop_assert_eq!(ranges(left).contain(&ranges(right)), right & !left == 0);
+        }
+    }
+}
