@@ -28,8 +28,8 @@ enum Key<'a> {
 const TOO_COMMON: usize = 16;
 
 /// Pairs the sets: rules by name, sets by number (all that have it are one), then by heading,
-/// description and group, and last those that have most endpoints in common, at least half of the
-/// smaller one's.
+/// description and group, and last those that have most endpoints in common, at least half as
+/// many as they have on average.
 pub(super) fn units(old: &View, new: &View) -> Vec<Unit> {
     let mut open = Open {
         old: (0..old.sets.len()).collect(),
@@ -59,8 +59,8 @@ pub(super) fn units(old: &View, new: &View) -> Vec<Unit> {
     open.most_alike(&common, |left, right| {
         let size =
             |set: Option<&SetView>| set.map_or(0, |set| set.names.len() + set.prefixes.len());
-        let least = size(old.sets.get(left)).min(size(new.sets.get(right)));
-        common.get(left, right) * 2 >= least
+        let sizes = size(old.sets.get(left)) + size(new.sets.get(right));
+        common.get(left, right) * 4 >= sizes
     });
     if !(both_rules(old) && both_rules(new)) {
         open.broad(old, new);
