@@ -113,6 +113,12 @@ type Known = BTreeMap<String, (PortSet, BTreeMap<u32, PortSet>)>;
 /// The most names that one warning lists.
 const LISTED: usize = 8;
 
+/// The longest remark that is kept, in characters, and the most names that it is kept for.
+///
+/// They bound what a page can make of its own length.
+const LONGEST_NOTE: usize = 400;
+const NAMES_OF_A_NOTE: usize = 32;
+
 /// The least size of a list that can sum a page up.
 const CONSOLIDATED: usize = 10;
 
@@ -276,9 +282,10 @@ impl<'a> Reader<'a> {
         for sentence in prose::sentences(text) {
             // Targets of links have words in them that nobody reads.
             let words = prose::plain(text.get(sentence.clone()).unwrap_or_default());
+            let topic = prose::topic(&words);
             for index in self.pending(&(range.start + sentence.start..range.start + sentence.end)) {
                 let Some(token) = self.tokens.get(index) else { continue };
-                let fate = match prose::why(token, &words) {
+                let fate = match prose::why(token, topic) {
                     None => Fate::Word,
                     Some(Why::Mention) if self.documentation_section => {
                         Fate::LeftOut(Why::Documentation)
@@ -362,7 +369,8 @@ impl<'a> Reader<'a> {
             if !words::is_inspection(&words) || words::is_reference(&words) {
                 continue;
             }
-            let note = Note::Remark(prose::without_alert(&words).to_owned());
+            let words: String = prose::without_alert(&words).chars().take(LONGEST_NOTE).collect();
+            let note = Note::Remark(words);
             let names: BTreeSet<String> = self
                 .pending(&(range.start + sentence.start..range.start + sentence.end))
                 .into_iter()
@@ -371,7 +379,7 @@ impl<'a> Reader<'a> {
             if names.is_empty() {
                 self.note_section(note);
             } else {
-                for name in names {
+                for name in names.into_iter().take(NAMES_OF_A_NOTE) {
                     remember(self.name_notes.entry(name).or_default(), note.clone());
                 }
             }
@@ -705,9 +713,9 @@ fn own_ports(draft: &Draft, token: &Token) -> Option<PartKey> {
     draft.ports.clone().or(own)
 }
 
-/// Keeps a remark; a page that has hundreds of them on one thing has said enough.
+/// Keeps a remark; a page that has many of them on one thing has said enough.
 fn remember(notes: &mut Vec<Note>, note: Note) {
-    const ENOUGH: usize = 16;
+    const ENOUGH: usize = 4;
     if notes.len() < ENOUGH {
         notes.push(note);
     }

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The endpoints of a cell or a list item, told from those that the words around them mention.
 
-use std::{
-    ops::{Range, RangeInclusive},
-    rc::Rc,
-};
+use std::ops::{Range, RangeInclusive};
 
 use super::{
     Note, Why,
     assemble::{Draft, Fate, Reader},
-    prose::{self, Lead},
+    prose::{self, Lead, Topic},
     template,
     token::Kind,
     words,
@@ -47,9 +44,9 @@ pub(super) fn cell(
                         last = Some((token.range.end, token.text.clone()));
                     }
                 }
-                Listed::No(context) => {
+                Listed::No(topic) => {
                     let Some(token) = reader.tokens.get(index) else { continue };
-                    let why = prose::why(token, &context);
+                    let why = prose::why(token, topic);
                     if why == Some(Why::Mention) {
                         let text = format!(
                             "\"{}\" stands among other words in the cell; it is left out",
@@ -83,8 +80,8 @@ pub(super) fn cell(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Listed {
     Yes,
-    /// It stands among these words.
-    No(Rc<str>),
+    /// It stands among words about something.
+    No(Topic),
 }
 
 /// A token of a piece, with the words around it.
@@ -107,16 +104,14 @@ pub(super) fn walk(
     let mut listed = Vec::with_capacity(tokens.len());
     let mut open = true;
     let mut first = true;
-    let mut remarked: Option<(Range<usize>, Rc<str>)> = None;
+    let mut remarked: Option<(Range<usize>, Topic)> = None;
     for (position, token) in tokens.iter().enumerate() {
         if let Some(remark) = &token.remark {
-            let (_, words) = match remarked.take().filter(|(range, _)| range == remark) {
-                Some(same) => remarked.insert(same),
-                None => {
-                    remarked.insert((remark.clone(), Rc::from(prose::plain(reader.slice(remark)))))
-                }
-            };
-            listed.push((token.index, Listed::No(Rc::clone(words))));
+            let same = remarked.take().filter(|(range, _)| range == remark);
+            let (_, topic) = remarked.insert(same.unwrap_or_else(|| {
+                (remark.clone(), prose::topic(&prose::plain(reader.slice(remark))))
+            }));
+            listed.push((token.index, Listed::No(*topic)));
             continue;
         }
         let words = prose::words_in(&token.before);
@@ -136,9 +131,8 @@ pub(super) fn walk(
         if open && !(place == Place::Cell && moves) {
             listed.push((token.index, Listed::Yes));
         } else {
-            let name = reader.tokens.get(token.index).map_or("", |token| &token.text);
-            let context = format!("{} {name} {behind}", token.before);
-            listed.push((token.index, Listed::No(Rc::from(context.trim()))));
+            let context = format!("{} {behind}", token.before);
+            listed.push((token.index, Listed::No(prose::topic(&context))));
         }
     }
     listed

@@ -99,27 +99,45 @@ pub(super) fn path_note(token: &Token) -> Option<Note> {
     Some(Note::Finding(text))
 }
 
+/// What the words around a token are about; settled once for all tokens among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topic {
+    Migration,
+    Inspection,
+    Anything,
+}
+
+/// What a sentence is about.
+pub(super) fn topic(sentence: &str) -> Topic {
+    if words::is_migration(sentence) {
+        Topic::Migration
+    } else if words::is_inspection(sentence) {
+        Topic::Inspection
+    } else {
+        Topic::Anything
+    }
+}
+
 /// Why a token in a sentence is in no set; `None` where it is only a word with dots.
-pub(super) fn why(token: &Token, sentence: &str) -> Option<Why> {
-    Some(match &token.kind {
-        Kind::Dotted => return None,
-        Kind::FileName => Why::FileName,
-        Kind::ServiceTag => Why::ServiceTag,
-        Kind::Placeholder => Why::Placeholder,
-        Kind::Broken => Why::Broken,
-        Kind::Email => Why::Mention,
-        Kind::Name | Kind::Url(_) | Kind::Net(_) if words::is_migration(sentence) => {
-            Why::MigrationNotice
-        }
-        Kind::Name | Kind::Url(_) | Kind::Net(_) if words::is_inspection(sentence) => {
-            Why::Inspection
-        }
-        Kind::Url(url) if url.path.is_some() => Why::Documentation,
-        Kind::Name if token.capital == Capital::Yes && token.text.matches('.').count() == 1 => {
+pub(super) fn why(token: &Token, topic: Topic) -> Option<Why> {
+    let mentioned = match (&token.kind, topic) {
+        (Kind::Dotted, _) => return None,
+        (Kind::FileName, _) => Why::FileName,
+        (Kind::ServiceTag, _) => Why::ServiceTag,
+        (Kind::Placeholder, _) => Why::Placeholder,
+        (Kind::Broken, _) => Why::Broken,
+        (Kind::Email, _) => Why::Mention,
+        (Kind::Name | Kind::Url(_) | Kind::Net(_), Topic::Migration) => Why::MigrationNotice,
+        (Kind::Name | Kind::Url(_) | Kind::Net(_), Topic::Inspection) => Why::Inspection,
+        (Kind::Url(url), Topic::Anything) if url.path.is_some() => Why::Documentation,
+        (Kind::Name, Topic::Anything)
+            if token.capital == Capital::Yes && token.text.matches('.').count() == 1 =>
+        {
             Why::ProductName
         }
-        Kind::Name | Kind::Url(_) | Kind::Net(_) => Why::Mention,
-    })
+        (Kind::Name | Kind::Url(_) | Kind::Net(_), Topic::Anything) => Why::Mention,
+    };
+    Some(mentioned)
 }
 
 /// How many words a text has; a few characters of a script without blanks are one.

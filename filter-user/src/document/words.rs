@@ -5,6 +5,8 @@
 //! required, the exact reason of a token that is left out), never an endpoint and never a grant:
 //! those hang on structure.
 
+use std::{collections::BTreeMap, sync::LazyLock};
+
 use super::Category;
 
 /// What a column of a table holds.
@@ -243,34 +245,55 @@ fn heads(column: Column, part: &str, header: &str, words: &[&str]) -> bool {
     }
 }
 
+/// What a phrase of a table says by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Meaning {
+    category: Option<Category>,
+    required: Option<bool>,
+    truth: Option<bool>,
+}
+
+/// The phrases of all languages; a row of a table asks for some twenty of them.
+static PHRASES: LazyLock<BTreeMap<&str, Meaning>> = LazyLock::new(|| {
+    let mut phrases: BTreeMap<&str, Meaning> = BTreeMap::new();
+    let mut add = |table: &'static str, set: &dyn Fn(&mut Meaning)| {
+        for phrase in table.split('|') {
+            set(phrases.entry(phrase).or_default());
+        }
+    };
+    for (category, table) in CATEGORIES {
+        add(table, &|meaning| meaning.category = Some(category));
+    }
+    add(REQUIRED, &|meaning| meaning.required = Some(true));
+    add(OPTIONAL, &|meaning| meaning.required = Some(false));
+    add(YES, &|meaning| meaning.truth = Some(true));
+    add(NO, &|meaning| meaning.truth = Some(false));
+    phrases
+});
+
+/// The longest phrase, in bytes.
+const LONGEST_PHRASE: usize = 64;
+
+fn meaning(phrase: &str) -> Meaning {
+    if phrase.len() > LONGEST_PHRASE {
+        return Meaning::default();
+    }
+    PHRASES.get(bare(phrase).as_str()).copied().unwrap_or_default()
+}
+
 /// The category that a phrase is the name of.
 pub(super) fn category(phrase: &str) -> Option<Category> {
-    let phrase = bare(phrase);
-    CATEGORIES.iter().find(|(_, words)| lists(words, &phrase)).map(|(category, _)| *category)
+    meaning(phrase).category
 }
 
 /// Whether a phrase says that something is required, or that it is not.
 pub(super) fn required(phrase: &str) -> Option<bool> {
-    let phrase = bare(phrase);
-    if lists(OPTIONAL, &phrase) {
-        Some(false)
-    } else if lists(REQUIRED, &phrase) {
-        Some(true)
-    } else {
-        None
-    }
+    meaning(phrase).required
 }
 
 /// Whether a phrase is "yes" or "true", or "no" or "false".
 pub(super) fn truth(phrase: &str) -> Option<bool> {
-    let phrase = bare(phrase);
-    if lists(YES, &phrase) {
-        Some(true)
-    } else if lists(NO, &phrase) {
-        Some(false)
-    } else {
-        None
-    }
+    meaning(phrase).truth
 }
 
 /// What the words at the start of a text say about category and requirement, and how many words
@@ -279,11 +302,11 @@ pub(super) fn classification(words: &[&str]) -> (Option<Category>, Option<bool>,
     let (mut kind, mut need, mut used) = (None, None, 0);
     while let Some((length, found)) = (1..=3_usize).rev().find_map(|length| {
         let phrase = words.get(used..used + length)?.join(" ");
-        let found = (category(&phrase), required(&phrase));
-        (found != (None, None)).then_some((length, found))
+        let found = meaning(&phrase);
+        (found.category.is_some() || found.required.is_some()).then_some((length, found))
     }) {
-        kind = kind.or(found.0);
-        need = need.or(found.1);
+        kind = kind.or(found.category);
+        need = need.or(found.required);
         used += length;
     }
     (kind, need, used)
