@@ -11,7 +11,7 @@
 mod assemble;
 mod broken;
 mod decode;
-mod endpoint;
+
 mod endpoints;
 mod entities;
 mod feed;
@@ -30,6 +30,7 @@ mod prose;
 mod recognise;
 pub mod select;
 mod service_tags;
+mod single;
 mod table;
 mod template;
 mod token;

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Document, EndpointSet, Format, Imported, LeftOut, NO_PORTS, Note, PortSet, PortsFrom, SetState,
     Source, Warning, Why,
-    endpoint::{self, Endpoint, Host, HostBits},
     lines::Lines,
+    single::{self, Endpoint, Host, HostBits},
+    words,
 };
 
 /// A document while a feed is read.
@@ -151,7 +152,7 @@ impl<'a> Feed<'a> {
 
     fn read(&mut self, member: &Member<'_>) -> Option<Endpoint> {
         let filled = fill(member.text, self.tenant.as_deref());
-        match endpoint::read(filled.as_deref().unwrap_or(member.text)) {
+        match single::read(filled.as_deref().unwrap_or(member.text)) {
             Ok(Endpoint { host: Host::Name, .. }) if member.takes == Takes::Nets => {
                 let problem = "an address or a prefix is expected here";
                 self.refuse(member.offset, member.text, Why::Broken, problem);
@@ -235,7 +236,7 @@ fn fill(text: &str, tenant: Option<&str>) -> Option<String> {
         let (front, behind) = rest.split_at_checked(open)?;
         let close = behind.find(['>', '}', ']'])?;
         let word = behind.get(1..close)?;
-        if !is_tenant(word) {
+        if !words::is_tenant(word) {
             return None;
         }
         found = true;
@@ -245,13 +246,6 @@ fn fill(text: &str, tenant: Option<&str>) -> Option<String> {
     }
     filled.push_str(rest);
     found.then_some(filled)
-}
-
-fn is_tenant(word: &str) -> bool {
-    let letters: String =
-        word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    ["tenant", "tenantname", "yourtenant", "yourtenantname", "customer", "customername"]
-        .contains(&letters.as_str())
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! Plain lists: one name, address, prefix or URL a line.
 
 use super::{
-    Document, EndpointSet, Format, Options, PortSet, PortsFrom, SetState, Stated, Why, endpoint,
+    Document, EndpointSet, Format, Options, PortSet, PortsFrom, SetState, Stated, Why,
     feed::{Feed, Member, MissingPorts, Takes, printable},
+    single,
     token::{self, Kind},
 };
 
@@ -34,7 +35,7 @@ pub(super) fn is_list(text: &str) -> bool {
         }
         let one_word =
             !line.entry.contains(char::is_whitespace) && !line.entry.contains(['|', '`']);
-        match endpoint::read(line.entry) {
+        match single::read(line.entry) {
             Ok(_) if one_word => good += 1,
             Err(error) if one_word && line.entry.contains('.') && error.why == Why::Placeholder => {
                 good += 1;

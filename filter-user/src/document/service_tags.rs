@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use super::{
     Document, EndpointSet, Format, InvalidDocument, NO_PORTS, Options, PortSet, PortsFrom,
-    SetState, Stated, Why, endpoint,
+    SetState, Stated, Why,
     feed::{Feed, Member, MissingPorts, Takes, printable},
     json::{self, Fault, Node},
+    single,
 };
 
 /// What stands for all tags of a file.
@@ -42,7 +43,7 @@ pub(super) fn read(text: &str, options: &Options) -> Result<Document, InvalidDoc
             Chosen::No => {
                 for prefix in &tag.prefixes {
                     // As in a set, where it is a prefix at all.
-                    let text = endpoint::read(prefix.text).map(|endpoint| endpoint.text);
+                    let text = single::read(prefix.text).map(|endpoint| endpoint.text);
                     let token = text.as_deref().unwrap_or(prefix.text);
                     feed.leave_out(prefix.offset, token, Why::NotSelected);
                 }
