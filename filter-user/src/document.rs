@@ -314,8 +314,12 @@ impl Document {
     /// requirement, ExpressRoute and group agree, and are kept apart with a warning where they
     /// don't. Sets without ID become one where they are the same.
     #[must_use]
-    pub fn merge(documents: Vec<Self>) -> Self {
-        merge::merge(documents)
+    pub fn merge(mut documents: Vec<Self>) -> Self {
+        match documents.pop() {
+            // Its reader has joined what is one.
+            Some(only) if documents.is_empty() => only,
+            last => merge::merge(documents.into_iter().chain(last).collect()),
+        }
     }
 
     /// How many tokens were left out, by reason.

@@ -297,3 +297,6 @@ impl FormatName {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

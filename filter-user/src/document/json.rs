@@ -185,10 +185,9 @@ impl<'a> Parser<'a> {
             let node = self.value(depth + 1)?;
             // Readers differ on which of the two counts, so that neither can be trusted.
             if fields.contains_key(&key) {
-                return Err(Fault::new(
-                    start,
-                    format!("the field {key:.40?} stands twice in this object"),
-                ));
+                let shown: String = key.chars().filter(|c| !c.is_control()).take(40).collect();
+                let problem = format!("the field `{shown}` stands twice in this object");
+                return Err(Fault::new(start, problem));
             }
             fields.insert(key, node);
             self.skip_blanks();
@@ -354,7 +353,7 @@ mod tests {
             ("[1,]", "3: expected a JSON value, found ']'"),
             ("{a: 1}", "1: expected a field's name in double quotes, found 'a'"),
             ("{\"a\" 1}", "5: expected ':' behind a field's name, found '1'"),
-            ("{\"a\": 1, \"a\": 2}", "9: the field \"a\" stands twice in this object"),
+            ("{\"a\": 1, \"a\": 2}", "9: the field `a` stands twice in this object"),
             (
                 "[\"a",
                 "3: expected '\"' at the end of a string, found the end of the file: was the download cut short?",

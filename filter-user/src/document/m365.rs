@@ -59,7 +59,8 @@ fn set(object: &Node<'_>, feed: &mut Feed<'_>) -> Result<(), Fault> {
             let known = Category::named(category);
             if known.is_none() {
                 let offset = object.field("category").map_or(object.start, |node| node.start);
-                feed.warn(offset, format!("the category {category:.40?} is not known"));
+                let shown: String = printable(category).chars().take(40).collect();
+                feed.warn(offset, format!("the category \"{shown}\" is not known"));
             }
             known
         }

@@ -18,6 +18,9 @@ pub(super) const ALL: &str = "*";
 /// How many near names an error offers.
 const OFFERED: usize = 5;
 
+/// How many letters may differ between what is written and what is meant.
+const MOST_SLIPS: usize = 3;
+
 /// The longest names that are compared letter by letter.
 const COMPARED: usize = 80;
 
@@ -150,12 +153,15 @@ fn near(tags: &[Tag<'_>], wanted: &str) -> Vec<String> {
         .iter()
         .filter_map(|tag| {
             let name = tag.name.to_lowercase();
-            let distance = distance(&name, &wanted);
             let service = wanted.split('.').next().unwrap_or_default();
-            let related = distance <= 3
-                || name.contains(&wanted)
+            let related = name.contains(&wanted)
                 || (service.len() > 3 && name.split('.').next() == Some(service));
-            related.then_some((distance, tag.name))
+            // Names of other lengths can't be near, and are most of the file.
+            if !related && name.len().abs_diff(wanted.len()) > MOST_SLIPS {
+                return None;
+            }
+            let distance = distance(&name, &wanted);
+            (related || distance <= MOST_SLIPS).then_some((distance, tag.name))
         })
         .collect();
     near.sort_unstable();

@@ -43,6 +43,9 @@ pub(super) struct NoEndpoint {
     pub(super) problem: &'static str,
 }
 
+/// The longest that a valid name can be written as, in bytes of UTF-8.
+const LONGEST_WRITTEN: usize = 253 * 4;
+
 /// Reads one endpoint: a name, a wildcard, an address, a prefix, a URL, or a host with a port.
 pub(super) fn read(text: &str) -> Result<Endpoint, NoEndpoint> {
     let text = text.trim();
@@ -99,6 +102,10 @@ fn name(text: &str) -> Result<String, NoEndpoint> {
         return Err(broken("it has a character that no name has"));
     }
     let text = text.strip_suffix('.').unwrap_or(text);
+    // What IDNA does to a text takes longer than reading it.
+    if text.len() > LONGEST_WRITTEN {
+        return Err(broken("it is too long for a name"));
+    }
     let lower = text.to_ascii_lowercase();
     let name = if text.is_ascii() && !lower.contains("xn--") {
         lower

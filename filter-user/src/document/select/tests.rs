@@ -90,6 +90,16 @@ fn default_ports_are_for_sets_without_ports() {
 }
 
 #[test]
+fn warnings_of_pages_about_ports_go_with_their_reason() {
+    let page = "# Endpoints\n\n- c.example.com\n- d.example.com\n";
+    let page = parse("page", page, &Options::default()).unwrap();
+    assert_eq!(page.warnings.len(), 1);
+    let default_ports = Some(PortSet::tcp(443));
+    let selection = Selection { default_ports, ..Selection::default() };
+    assert_eq!(select(page, &selection).unwrap().warnings, []);
+}
+
+#[test]
 fn a_section_that_a_group_takes_away_is_warned_about() {
     let mut all = document();
     all.endpoint_sets.truncate(2);
