@@ -5,7 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -126,6 +127,32 @@ impl Workshop {
         command.current_dir(self.directory.path());
         command.arg("import").args(&self.inputs).args(args).args(more);
         run(&mut command)
+    }
+
+    /// Like [`Self::import`], but ends a run that takes longer than this.
+    pub(crate) fn import_within(&self, more: &[&str], limit: Duration) -> Run {
+        let mut command = sluice();
+        command.arg("import").args(&self.inputs).args(more);
+        // To files: a pipe that nobody reads would stop the run.
+        let stderr = self.directory.path().join("stderr");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(fs::File::create(&stderr).unwrap());
+        let start = Instant::now();
+        let mut child = command.spawn().unwrap();
+        let code = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status.code();
+            }
+            if start.elapsed() > limit {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        let time = start.elapsed();
+        let stderr = String::from_utf8_lossy(&fs::read(stderr).unwrap()).into_owned();
+        Run { code, stdout: String::new(), stderr, time }
     }
 
     /// The inputs as a policy file in `policy.d`.

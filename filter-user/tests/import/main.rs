@@ -7,3 +7,6 @@
 
 mod binary;
 mod cases;
+mod facts;
+mod hard;
+mod properties;
