@@ -100,7 +100,7 @@ struct Expected {
 
 #[test]
 fn every_case_gives_exactly_its_sets() {
-    judge("as expected", |name, case, all| sets(name, case, all));
+    judge("as expected", sets);
 }
 
 #[test]
