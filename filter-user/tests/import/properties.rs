@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must hold of any input, and of any facts in any form.
 
+use std::env;
+
 use proptest::prelude::*;
 
 use crate::{
@@ -8,9 +10,14 @@ use crate::{
     facts::{Form, LANGUAGES, Language, facts, grants, page},
 };
 
-/// Each case starts the binary some times.
+/// Each case starts the binary some times; `PROPTEST_CASES` asks for more than these.
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() }
+    let cases = env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig {
+        cases: cases.unwrap_or(48),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 /// What the page grants, and what the policy made of it grants.
