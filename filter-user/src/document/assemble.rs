@@ -9,8 +9,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Category, Document, EndpointSet, Format, Imported, LeftOut, Note, Options, PortSet, PortsFrom,
-    SetState, Source, Stated, Warning, Why, entities, flat, list,
+    Category, Document, EndpointSet, Format, Imported, LeftOut, NO_PORTS, Note, Options, PortSet,
+    PortsFrom, SetState, Source, Stated, Warning, Why, entities, flat, list,
     markdown::{self, Block},
     plain,
     ports::{self, Reading},
@@ -107,8 +107,24 @@ enum Same {
 /// The members of a draft by their ports, with the lines that the ports were taken from.
 type Parts = BTreeMap<PartKey, (Vec<usize>, BTreeSet<u32>)>;
 
-/// For each endpoint, all ports that rows, sections and schemes give it, and the lines.
-type Known = BTreeMap<String, (PortSet, BTreeMap<u32, PortSet>)>;
+/// For each endpoint, what rows, sections and schemes give it.
+type Known = BTreeMap<String, Given>;
+
+/// The ports that several places of a page give an endpoint.
+struct Given {
+    /// All of them together.
+    ports: PortSet,
+    /// The first places, by line.
+    places: BTreeMap<u32, PortSet>,
+    agreement: Agreement,
+}
+
+/// Whether all places give the same ports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Agreement {
+    Same,
+    Differs,
+}
 
 /// The most names that one warning lists.
 const LISTED: usize = 8;
@@ -118,6 +134,12 @@ const LISTED: usize = 8;
 /// They bound what a page can make of its own length.
 const LONGEST_NOTE: usize = 400;
 const NAMES_OF_A_NOTE: usize = 32;
+
+/// The most ports and ranges that a list takes from elsewhere on the page.
+const MOST_SPANS: usize = 256;
+
+/// The longest heading, description or group that is kept, in characters.
+const LONGEST_TEXT: usize = 300;
 
 /// The least size of a list that can sum a page up.
 const CONSOLIDATED: usize = 10;
@@ -156,6 +178,7 @@ pub(super) fn document(text: &str, options: &Options) -> Document {
         (hidden.metadata.as_slice(), Why::Metadata),
         (&hidden.comments, Why::Comment),
         (&page.links, Why::Link),
+        (&page.struck, Why::Mention),
     ] {
         for range in ranges {
             for index in reader.pending(range) {
@@ -257,7 +280,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn add(&mut self, draft: Draft) {
+    pub(super) fn add(&mut self, mut draft: Draft) {
+        let cut = |text: &mut String| {
+            if let Some((end, _)) = text.char_indices().nth(LONGEST_TEXT) {
+                text.truncate(end);
+            }
+        };
+        cut(&mut draft.description);
+        draft.group.iter_mut().for_each(cut);
         if !draft.members.is_empty() {
             self.drafts.push(draft);
         }
@@ -285,8 +315,10 @@ impl<'a> Reader<'a> {
             let topic = prose::topic(&words);
             for index in self.pending(&(range.start + sentence.start..range.start + sentence.end)) {
                 let Some(token) = self.tokens.get(index) else { continue };
+                let linked = self.slice(&(0..token.range.start)).ends_with('<');
                 let fate = match prose::why(token, topic) {
                     None => Fate::Word,
+                    Some(_) if linked => Fate::LeftOut(Why::Link),
                     Some(Why::Mention) if self.documentation_section => {
                         Fate::LeftOut(Why::Documentation)
                     }
@@ -300,14 +332,14 @@ impl<'a> Reader<'a> {
     fn block(&mut self, block: &Block) {
         match block {
             Block::Heading { text, .. } => {
-                self.sections.push(text.clone());
+                self.sections.push(text.chars().take(LONGEST_TEXT).collect());
                 self.section_ports = None;
                 self.tab = None;
                 self.lead = Lead::Endpoints;
                 self.documentation_section = words::is_documentation_heading(text);
             }
             Block::Tab { text } => {
-                self.tab = Some(text.clone());
+                self.tab = Some(text.chars().take(LONGEST_TEXT).collect());
                 self.lead = Lead::Endpoints;
             }
             Block::Rule => {
@@ -320,10 +352,6 @@ impl<'a> Reader<'a> {
                 list::item(self, range);
             }
             Block::Fence(range) => list::fence(self, range),
-            Block::Table(range) => {
-                table::read(self, range);
-                self.lead = Lead::Endpoints;
-            }
             Block::HtmlTable(rows) => {
                 table::html(self, rows);
                 self.lead = Lead::Endpoints;
@@ -438,45 +466,61 @@ impl Reader<'_> {
     }
 
     /// The ports of each endpoint whose own place on the page says them.
-    fn known(&self) -> Known {
+    fn known(&mut self) -> Known {
         let mut known = Known::new();
         for draft in &self.drafts {
             for token in draft.members.iter().filter_map(|index| self.tokens.get(*index)) {
                 let Some((ports, _)) = own_ports(draft, token) else { continue };
-                let (all, lines) = known.entry(token.text.clone()).or_default();
-                all.extend(&ports);
-                lines.entry(token.line).or_default().extend(&ports);
+                known
+                    .entry(token.text.clone())
+                    .and_modify(|given: &mut Given| given.add(&ports, token.line))
+                    .or_insert_with(|| Given {
+                        ports: ports.clone(),
+                        places: BTreeMap::from([(token.line, ports)]),
+                        agreement: Agreement::Same,
+                    });
             }
         }
+        for (name, given) in &known {
+            if given.ports.tcp.len() + given.ports.udp.len() > MOST_SPANS {
+                let line = given.places.keys().next().copied().unwrap_or(1);
+                let text = format!(
+                    "{name} has more than {MOST_SPANS} ports and ranges on this page; lists without ports don't take them"
+                );
+                self.warnings.push(Warning { source: 0, line, text });
+            }
+        }
+        known.retain(|_, given| given.ports.tcp.len() + given.ports.udp.len() <= MOST_SPANS);
         known
     }
 
     /// Splits a draft by the ports of its members.
     fn split(&mut self, draft: Draft, known: &Known, parts: &mut Vec<Part>) {
         let mut split = Parts::new();
-        let mut differing = Vec::new();
+        let mut differing: BTreeMap<PartKey, Vec<Note>> = BTreeMap::new();
         for index in &draft.members {
             let Some(token) = self.tokens.get(*index) else { continue };
-            let (key, lines) = match (own_ports(&draft, token), known.get(&token.text)) {
-                (Some(own), _) => (own, BTreeSet::new()),
-                (None, Some((ports, lines))) => {
-                    if lines.values().any(|one| one != ports) {
-                        let lines: Vec<String> = lines
-                            .iter()
-                            .map(|(line, ports)| format!("{ports} at line {line}"))
-                            .collect();
-                        differing.push((
-                            (ports.clone(), PortsFrom::SameEndpoint),
-                            format!("{}: all ports of {}", token.text, lines.join(", ")),
-                        ));
+            let given = known.get(&token.text);
+            let (key, given) = match (own_ports(&draft, token), given) {
+                (Some(own), _) => (own, None),
+                (None, Some(given)) => {
+                    let key = (given.ports.clone(), PortsFrom::SameEndpoint);
+                    if given.agreement == Agreement::Differs {
+                        let text = format!("{}: all ports of {}", token.text, given.list());
+                        differing.entry(key.clone()).or_default().push(Note::Finding(text));
                     }
-                    ((ports.clone(), PortsFrom::SameEndpoint), lines.keys().copied().collect())
+                    (key, Some(given))
                 }
-                (None, None) => ((PortSet::default(), PortsFrom::Nowhere), BTreeSet::new()),
+                (None, None) => ((PortSet::default(), PortsFrom::Nowhere), None),
             };
             let (members, from) = split.entry(key).or_default();
             members.push(*index);
-            from.extend::<BTreeSet<u32>>(lines);
+            from.extend(given.iter().flat_map(|given| given.places.keys()));
+        }
+        let mut draft = draft;
+        if split.len() > 1 {
+            // Each of the parts gets them all.
+            draft.notes.truncate(LISTED);
         }
         for (key, (members, from)) in split {
             let mut part = Part { draft: Draft { members, ..draft.clone() }, key };
@@ -496,8 +540,7 @@ impl Reader<'_> {
                 let text = format!("ports from the same endpoints at {word} {from}");
                 part.draft.notes.push(Note::Finding(text));
             }
-            let notes = differing.iter().filter(|(key, _)| *key == part.key);
-            part.draft.notes.extend(notes.map(|(_, note)| Note::Finding(note.clone())));
+            part.draft.notes.extend(differing.remove(&part.key).unwrap_or_default());
             parts.push(part);
         }
     }
@@ -596,9 +639,12 @@ impl Reader<'_> {
         let about_section = self.section_notes.get(&draft.section).into_iter().flatten();
         let about_names = seen.iter().filter_map(|name| self.name_notes.get(name)).flatten();
         let mut said = BTreeSet::new();
+        let members = draft.members.iter().filter_map(|index| self.tokens.get(*index));
+        let paths: Vec<Note> = members.filter_map(prose::path_note).collect();
         let notes: Vec<Note> = draft
             .notes
             .iter()
+            .chain(&paths)
             .chain(about_section)
             .chain(about_names)
             .filter(|note| said.insert(*note))
@@ -614,7 +660,7 @@ impl Reader<'_> {
             self.warnings.push(Warning {
                 source: 0,
                 line: draft.lines.0,
-                text: format!("no ports are given for {}; written disabled", some_of(&names)),
+                text: format!("{NO_PORTS}{}; written disabled", some_of(&names)),
             });
             SetState::WithoutPorts
         } else {
@@ -701,6 +747,27 @@ impl Reader<'_> {
                 }
             }
         }
+    }
+}
+
+impl Given {
+    fn add(&mut self, ports: &PortSet, line: u32) {
+        if self.ports != *ports {
+            self.agreement = Agreement::Differs;
+            if self.ports.tcp.len() + self.ports.udp.len() <= MOST_SPANS {
+                self.ports.extend(ports);
+            }
+        }
+        if self.places.len() <= LISTED {
+            self.places.entry(line).or_default().extend(ports);
+        }
+    }
+
+    /// "tcp 80 at line 3, tcp 443 at line 5"
+    fn list(&self) -> String {
+        let places: Vec<String> =
+            self.places.iter().map(|(line, ports)| format!("{ports} at line {line}")).collect();
+        places.join(", ")
     }
 }
 

@@ -183,7 +183,6 @@ pub(super) fn claim(
 ) -> bool {
     let Some(token) = reader.tokens.get(index) else { return false };
     let (line, text) = (token.line, token.text.clone());
-    let path = prose::path_note(token);
     let numbered = numbers.filter(|_| token.kind == Kind::Placeholder);
     let fate = match (&token.kind, reader.lead) {
         (Kind::Name | Kind::Url(_) | Kind::Net(_), Lead::Other(why)) => Fate::LeftOut(why),
@@ -218,7 +217,6 @@ pub(super) fn claim(
         }
         Fate::Member => {
             draft.members.push(index);
-            draft.notes.extend(path);
         }
         _ => {}
     }

@@ -56,6 +56,10 @@ enum Word {
     Joint,
     /// `(` and `/`: what may stand between a port and its protocol.
     Suffix,
+    /// "protocol": the number behind it is none of a port.
+    Protocol,
+    /// What stands behind a number to make it the name of a port.
+    Rank,
     Break,
     Other,
 }
@@ -119,6 +123,10 @@ const JOINT_WORDS: [&str; 33] = [
     "oraz",
     "ve",
 ];
+
+/// "protocol", as a prefix of the word.
+const PROTOCOL_WORDS: [&str; 6] =
+    ["protoc", "protok", "протокол", "プロトコル", "协议", "프로토콜"];
 
 /// Words between the first and the last port of a range.
 const RANGE_WORDS: [&str; 10] =
@@ -206,10 +214,10 @@ pub(super) fn prefix(text: &str) -> Option<usize> {
     let (mut protocol, mut port) = (false, false);
     for (word, end) in words(text) {
         match word {
-            Word::Other | Word::Break => break,
+            Word::Other | Word::Protocol | Word::Break => break,
             Word::Tcp | Word::Udp | Word::Scheme(_) => protocol = true,
             Word::Number(_) => port = true,
-            Word::Port => {}
+            Word::Port | Word::Rank => {}
             // A joint at the end belongs to what follows.
             Word::Joint | Word::Suffix => continue,
         }
@@ -250,6 +258,7 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
     let mut last_protocol = usize::MAX;
     let following = following_protocols(words);
     for (index, word) in words.iter().enumerate() {
+        let before = words.get(..index).unwrap_or_default();
         match *word {
             Word::Tcp | Word::Udp => {
                 // "TCP/UDP" and "TCP and UDP" are both; "TCP 80 UDP 53" is one after the other.
@@ -269,14 +278,17 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
                 schemes.push(port);
                 chained = true;
             }
-            Word::Number(span) if chained => {
+            Word::Number(span) if is_version(before, span) => {}
+            Word::Number(span)
+                if chained || matches!(words.get(index + 1), Some(Word::Rank | Word::Port)) =>
+            {
                 let behind = words.get(index + 1..).unwrap_or_default();
                 let following = following.get(index).copied().flatten();
                 numbers.push((span, protocols_of(behind, &protocols, following)));
             }
             Word::Number(_) => {}
-            Word::Joint | Word::Suffix => {}
-            Word::Other | Word::Break => {
+            Word::Joint | Word::Suffix | Word::Rank => {}
+            Word::Other | Word::Protocol | Word::Break => {
                 chained = reading == Reading::Cell;
                 if reading == Reading::Sentence {
                     protocols.clear();
@@ -301,6 +313,16 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
     }
     if numbers.is_empty() && reading == Reading::Cell {
         phrase.ports.tcp.extend(schemes.into_iter().filter_map(|port| PortSpan::new(port, port)));
+    }
+}
+
+/// Whether a number belongs to the word before it: "HTTP/2", "SMB 3", "IP protocol 50".
+fn is_version(before: &[Word], number: PortSpan) -> bool {
+    let small = number.last < 10;
+    match before {
+        [.., Word::Protocol] => true,
+        [.., Word::Other] => small,
+        _ => false,
     }
 }
 
@@ -342,7 +364,15 @@ fn words(text: &str) -> Vec<(Word, usize)> {
     let mut words = Vec::new();
     let mut rest = text;
     while let Some(character) = rest.chars().next() {
-        let (found, length) = if character.is_ascii_digit() {
+        let position = text.len() - rest.len();
+        let (found, length) = if character.is_ascii_digit()
+            && text.get(..position).is_some_and(ends_in_version)
+        {
+            // "TLSv1.2"
+            let length =
+                rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
+            (Some(Word::Other), length)
+        } else if character.is_ascii_digit() {
             // "HTTPS/443-trafik" is a port, "2048-bit" is none.
             let announced = words.last().is_some_and(|(word, _)| {
                 matches!(word, Word::Tcp | Word::Udp | Word::Scheme(_) | Word::Port | Word::Suffix)
@@ -360,7 +390,12 @@ fn words(text: &str) -> Vec<(Word, usize)> {
                     || (wide && letter.is_ascii_digit())
             };
             let length = rest.find(ends).unwrap_or(rest.len());
-            (word(rest.get(..length).unwrap_or_default()), length)
+            let version = version_length(rest.get(length..).unwrap_or_default());
+            match word(rest.get(..length).unwrap_or_default()) {
+                // "HTTP/2" is a version, not a scheme with its port.
+                Some(Word::Scheme(_)) if version > 0 => (None, length + version),
+                found => (found, length),
+            }
         } else {
             let tag = ["<br>", "<br/>", "<br />"].iter().find(|tag| {
                 rest.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag))
@@ -383,18 +418,46 @@ fn words(text: &str) -> Vec<(Word, usize)> {
     words
 }
 
+/// The length of `/2` or `/1.1` at the start of a text.
+fn version_length(text: &str) -> usize {
+    let Some(behind) = text.strip_prefix('/') else { return 0 };
+    let length = behind.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(behind.len());
+    let number = behind.get(..length).unwrap_or_default().trim_end_matches('.');
+    let major = number.split('.').next().unwrap_or_default();
+    if major.len() == 1 { 1 + number.len() } else { 0 }
+}
+
+/// Whether a text ends with a dot right behind a letter or a digit.
+fn ends_in_version(text: &str) -> bool {
+    let mut behind = text.chars().rev();
+    behind.next() == Some('.') && behind.next().is_some_and(|c| c.is_ascii_alphanumeric())
+}
+
+/// A port at the start of a text, and its length; `50,019` has a mark for the thousands.
+fn port(text: &str) -> (Option<u16>, usize) {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (first, behind) = text.split_at_checked(digits).unwrap_or_default();
+    let group = behind.strip_prefix(',').and_then(|group| group.get(..3));
+    let ends = behind.get(4..).is_none_or(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    if let Some(group) =
+        group.filter(|group| ends && group.bytes().all(|byte| byte.is_ascii_digit()))
+    {
+        // "80,443" is a list; no port begins with a zero, and few lists begin with one digit.
+        if digits == 1 || (digits == 2 && group.starts_with('0')) {
+            return (format!("{first}{group}").parse().ok(), digits + 4);
+        }
+    }
+    (first.parse().ok(), digits)
+}
+
 /// A port or a range of ports at the start of a text.
 fn number(text: &str, compound: Compound) -> (Word, usize) {
-    let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let first_end = digits(text);
+    let (first, first_end) = port(text);
     let rest = text.get(first_end..).unwrap_or_default();
-    let parse = |digits: &str| digits.parse::<u16>().ok();
-    let first = text.get(..first_end).and_then(parse);
     let dash = range_sign(rest);
     if let Some(behind) = dash.filter(|behind| behind.starts_with(|c: char| c.is_ascii_digit())) {
-        let last_end = digits(behind);
+        let (last, last_end) = port(behind);
         let length = text.len() - behind.len() + last_end;
-        let last = behind.get(..last_end).and_then(parse);
         let span = first.zip(last).and_then(|(first, last)| PortSpan::new(first, last));
         return (span.map_or(Word::Other, Word::Number), length);
     }
@@ -436,6 +499,9 @@ fn word(text: &str) -> Option<Word> {
         "https" | "wss" => Word::Scheme(443),
         // Spoken over UDP alone; the name of the protocol says so as well as "UDP" would.
         "ntp" | "sntp" | "quic" | "stun" | "dtls" | "rtp" | "srtp" => Word::Udp,
+        "numaralı" | "nolu" | "号" | "號" => Word::Rank,
+        rank if rank.starts_with('番') => Word::Rank,
+        protocol if PROTOCOL_WORDS.iter().any(|word| protocol.starts_with(word)) => Word::Protocol,
         joint if JOINT_WORDS.contains(&joint) => Word::Joint,
         other if PORT_WORDS.iter().any(|port| other.starts_with(port)) => Word::Port,
         _ => Word::Other,

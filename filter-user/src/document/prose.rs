@@ -52,7 +52,7 @@ pub(super) fn sentences(text: &str) -> Vec<Range<usize>> {
 
 /// Whether a sentence's ports are those of a list of endpoints.
 pub(super) fn gives_ports(sentence: &str) -> bool {
-    !words::is_proxy(sentence) && !words::is_peer_to_peer(sentence)
+    !words::is_proxy(sentence) && !words::is_peer_to_peer(sentence) && !words::is_closing(sentence)
 }
 
 /// A text without the `[!NOTE]` in front of it, its brackets gone already.

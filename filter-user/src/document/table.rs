@@ -38,25 +38,23 @@ pub(super) enum Found {
     NoTable,
 }
 
-/// Reads a table: each row with endpoints becomes a draft.
-pub(super) fn read(reader: &mut Reader<'_>, range: &Range<usize>) {
-    let lines = reader.lines_of(range);
-    let rows = lines.iter().map(|line| cells(reader, line)).collect();
-    read_rows(reader, rows);
-}
-
-/// Reads a paragraph whose lines are rows: a table without a header or a line of dashes.
+/// Reads a paragraph whose lines are the rows of a table, with a line of dashes or without.
 pub(super) fn paragraph(reader: &mut Reader<'_>, range: &Range<usize>) -> Found {
-    // A pipe between commands looks like one between cells.
-    if reader.slice(range).contains(['$', '{', '}']) {
+    if !reader.slice(range).contains('|') {
         return Found::NoTable;
     }
     let lines = reader.lines_of(range);
+    let rows: Vec<Vec<Range<usize>>> = lines.iter().map(|line| cells(reader, line)).collect();
+    let marked = lines
+        .iter()
+        .zip(&rows)
+        .any(|(line, row)| reader.slice(line).contains('|') && is_dashes(reader, row));
+    // A pipe between commands looks like one between cells.
+    let code = reader.slice(range).contains(['$', '{', '}']);
     let is_row = |cells: &Vec<Range<usize>>| {
         cells.len() > 1 && cells.iter().any(|cell| is_endpoints(reader, cell))
     };
-    let rows: Vec<Vec<Range<usize>>> = lines.iter().map(|line| cells(reader, line)).collect();
-    if !rows.iter().any(is_row) {
+    if !marked && (code || !rows.iter().any(is_row)) {
         return Found::NoTable;
     }
     read_rows(reader, rows);
@@ -169,10 +167,10 @@ fn headings(
             heading(&text.unwrap_or_default())
         })
         .collect();
+    let full: Vec<&Vec<Range<usize>>> = rows.iter().filter(|row| row.len() == width).collect();
     let mostly = |index: usize, test: &dyn Fn(&Range<usize>) -> bool| {
-        let cells = rows
+        let cells = full
             .iter()
-            .filter(|row| row.len() == width)
             .filter_map(|row| row.get(index))
             .filter(|cell| !reader.slice(cell).trim().is_empty());
         let (all, yes) =

@@ -411,6 +411,8 @@ fn trim(run: &str) -> (&str, Emphasis) {
 }
 
 fn net(text: &str) -> Option<Net> {
+    // "010.0.0.0" is 8.0.0.0 to some readers.
+    text.split('/').next()?.parse::<IpAddr>().ok()?;
     if let Ok(net) = text.parse::<IpNet>() {
         let host_bits = if net.trunc() == net { HostBits::None } else { HostBits::Dropped };
         return Some(Net { net: net.trunc(), host_bits });

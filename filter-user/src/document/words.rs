@@ -167,6 +167,19 @@ const ALLOW: &str = "\
     zapor|povol|engedély|tűzfal|izin|güvenlik duvar|разреш|брандмауэр|許可|ファイアウォール|允许|允許|\
     防火墙|防火牆|허용|방화벽|open the following|must be able to reach|reachable";
 
+/// Of services that somebody else reaches, and of what is closed.
+const INWARD: &str = "\
+    inbound|incoming|listen|inkommande|lyssna|entrant|écoute|eingehend|lauscht|entrante|escucha|\
+    in ingresso|in ascolto|de entrada|binnenkomend|luister|przychodz|nasłuch|příchoz|naslouch|\
+    gelen|dinle|входящ|прослуш|受信|着信|入站|侦听|輸入|接聽|인바운드|수신";
+
+const BLOCKING: &str = "\
+    block|blocker|blockier|bloqu|blocca|blokk|zablok|engelle|блокир|ブロック|阻止|封鎖|차단";
+
+const OUTWARD: &str = "\
+    outbound|outgoing|utgående|sortant|ausgehend|salient|in uscita|de saída|uitgaand|wychodz|\
+    odchoz|giden|исходящ|送信|アウトバウンド|出站|輸出|아웃바운드";
+
 const REFUSAL: &str = "\
     no longer|not required|isn't required|aren't required|isn’t required|\
     aren’t required|deprecated|are blocked|must be blocked|should be blocked|\
@@ -339,6 +352,11 @@ pub(super) fn is_allowing(text: &str) -> bool {
 /// Whether a text says that something is not needed, or not wanted.
 pub(super) fn is_refusal(text: &str) -> bool {
     has(text, REFUSAL)
+}
+
+/// Whether a text speaks of ports that are not the clients' to reach.
+pub(super) fn is_closing(text: &str) -> bool {
+    (has(text, INWARD) || has(text, BLOCKING)) && !has(text, OUTWARD)
 }
 
 pub(super) fn is_peer_to_peer(text: &str) -> bool {
