@@ -200,7 +200,13 @@ impl Skeleton {
         check.result()?;
         let (book, destinations) = rules::rules(policy);
         let sources = Sources::new(&rules::groups(policy), host, check);
-        let ports = PortClasses::new(book.ports());
+        let ports = match PortClasses::new(book.ports()) {
+            Ok(ports) => ports,
+            Err(overlaps) => {
+                check.fits(Capacity::PortOverlaps, overlaps, ports::MAX_OVERLAPS);
+                return Err(check.exceeded());
+            }
+        };
         check.fits(Capacity::PortClasses, ports.count().into(), 1 << 16);
         let mode = match policy.gateway.mode {
             Mode::Enforce => SlotSettings::ENFORCE,

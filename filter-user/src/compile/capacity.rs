@@ -37,6 +37,9 @@ pub enum Capacity {
     SourcesV6,
     /// Classes of ports and protocols.
     PortClasses,
+    /// Lists of ports that name a class, over all classes. The tables don't hold them; compiling
+    /// does.
+    PortOverlaps,
     /// Cells of the grant matrix.
     GrantCells {
         /// Its rows, the unused row 0 among them.
@@ -86,6 +89,7 @@ impl fmt::Display for Capacity {
             Self::SourcesV4 => f.write_str("IPv4 source prefixes"),
             Self::SourcesV6 => f.write_str("IPv6 source prefixes"),
             Self::PortClasses => f.write_str("classes of ports and protocols"),
+            Self::PortOverlaps => f.write_str("overlaps of port ranges"),
             Self::GrantCells { grants, classes } => {
                 write!(f, "grant cells ({grants} grants x {classes} client classes)")
             }
@@ -112,7 +116,9 @@ impl Capacity {
             Self::SourcesV4 | Self::SourcesV6 => {
                 "merge the `cidr` entries of `[[source]]` groups, or name fewer VLANs"
             }
-            Self::PortClasses => "give rules the same ports and ranges where they can share them",
+            Self::PortClasses | Self::PortOverlaps => {
+                "give rules the same ports and ranges where they can share them"
+            }
             Self::GrantCells { .. } => {
                 "let fewer rules overlap on a destination, or fewer groups overlap on a client"
             }
@@ -150,6 +156,7 @@ impl Exceeded {
             | Capacity::SourcesV4
             | Capacity::SourcesV6
             | Capacity::PortClasses
+            | Capacity::PortOverlaps
             | Capacity::GrantCells { .. }
             | Capacity::PortCells { .. } => false,
         }
@@ -177,10 +184,13 @@ impl Check {
         }
     }
 
+    /// What is exceeded, where something is.
+    pub(super) fn exceeded(&mut self) -> CapacityError {
+        CapacityError { exceeded: std::mem::take(&mut self.exceeded) }
+    }
+
     pub(super) fn result(&mut self) -> Result<(), CapacityError> {
-        match std::mem::take(&mut self.exceeded) {
-            exceeded if exceeded.is_empty() => Ok(()),
-            exceeded => Err(CapacityError { exceeded }),
-        }
+        let error = self.exceeded();
+        if error.exceeded.is_empty() { Ok(()) } else { Err(error) }
     }
 }

@@ -16,9 +16,15 @@ pub(super) struct PortClasses {
     named_by: Vec<BTreeSet<usize>>,
 }
 
+/// The most places where lists of ports name a run of selectors, over all runs.
+pub(super) const MAX_OVERLAPS: u32 = 1 << 22;
+
 impl PortClasses {
     /// Numbers the classes in the order in which the selectors first show them.
-    pub(super) fn new(ports: &[Ports]) -> Self {
+    ///
+    /// Where the ports overlap in more places than a policy may have there are none, and the
+    /// number of places is the error: each class would hold a list as long as the policy.
+    pub(super) fn new(ports: &[Ports]) -> Result<Self, u64> {
         // Where ports begin and cease to name selectors, so that only boundaries are visited.
         let mut boundaries: BTreeMap<u32, BTreeSet<usize>> = BTreeMap::from([(0, BTreeSet::new())]);
         for (place, ports) in ports.iter().enumerate() {
@@ -26,6 +32,15 @@ impl PortClasses {
                 toggle(boundaries.entry(first).or_default(), place);
                 toggle(boundaries.entry(last + 1).or_default(), place);
             }
+        }
+        let mut open = BTreeSet::new();
+        let mut overlaps = 0_u64;
+        for changed in boundaries.values() {
+            changed.iter().for_each(|place| toggle(&mut open, *place));
+            overlaps = overlaps.saturating_add(u64::try_from(open.len()).unwrap_or(u64::MAX));
+        }
+        if overlaps > MAX_OVERLAPS.into() {
+            return Err(overlaps);
         }
         let mut classes = HashMap::from([(BTreeSet::new(), 0)]);
         let mut named_by = vec![BTreeSet::new()];
@@ -41,7 +56,7 @@ impl PortClasses {
             });
             runs.insert(first, class);
         }
-        Self { runs, named_by }
+        Ok(Self { runs, named_by })
     }
 
     /// How many classes there are, class 0 among them.

@@ -29,7 +29,7 @@ pub(super) fn is_plain(text: &str) -> bool {
             || line.starts_with("```")
             || line.starts_with("~~~")
             || line.starts_with("<!--")
-            || (line.contains("](") && line.contains('['))
+            || (line.contains('[') && (line.contains("](") || line.contains("]: ")))
             || (line.contains('|') && line.contains("--"))
             || line.starts_with('|')
             || line.contains("**")

@@ -394,6 +394,10 @@ fn words(text: &str) -> Vec<(Word, usize)> {
             match word(rest.get(..length).unwrap_or_default()) {
                 // "HTTP/2" is a version, not a scheme with its port.
                 Some(Word::Scheme(_)) if version > 0 => (None, length + version),
+                // A URL says its port by itself.
+                Some(_) if rest.get(length..).is_some_and(|rest| rest.starts_with("://")) => {
+                    (Some(Word::Other), length)
+                }
                 found => (found, length),
             }
         } else {

@@ -293,6 +293,10 @@ fn named_after_section(prefix: &str, set: &EndpointSet) -> String {
     let base = if section.is_empty() { prefix.to_owned() } else { format!("{prefix}-{section}") };
     match &set.group {
         Some(group) => joined(&base, &slug(group), 24),
+        // The rows of a table without numbers have only their descriptions to tell them apart.
+        None if !section.is_empty() && set.description != set.section => {
+            joined(&base, &slug(&set.description), 24)
+        }
         None => joined(&base, "", 24),
     }
 }
@@ -301,7 +305,11 @@ fn named_after_section(prefix: &str, set: &EndpointSet) -> String {
 fn joined(base: &str, end: &str, longest_end: usize) -> String {
     // What comes behind may still need room: "-tcp-80-443", "-broad", "-12".
     let room = MAX_NAME - 12;
-    let end: String = end.chars().take(longest_end.min(room - 8)).collect();
+    let longest_end = longest_end.min(room - 8);
+    let end = match end.get(..longest_end).and_then(|cut| cut.rsplit_once('-')) {
+        Some((front, _)) if end.len() > longest_end => front.to_owned(),
+        _ => end.chars().take(longest_end).collect::<String>(),
+    };
     let room = room - if end.is_empty() { 0 } else { end.len() + 1 };
     let mut cut = base;
     while cut.len() > room {

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Endpoint sets as rules.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::*;
 use crate::{
@@ -114,34 +118,71 @@ fn many_sets_of_one_name_are_numbered() {
     assert_eq!((names[0].as_str(), names[49_999].as_str()), ("a-2", "a-2-50000"));
 }
 
-#[test]
-fn the_catalog_is_loaded() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog/intune.toml");
-    let rules = loaded(&fs::read_to_string(file).unwrap());
-    assert!(rules.contains(&"intune-163 Enabled 80,443/".to_owned()));
-    assert!(rules.contains(&"intune-165 Enabled /123".to_owned()));
-    let disabled = rules.iter().filter(|rule| rule.contains("Disabled")).count();
-    assert_eq!((rules.len(), disabled), (38, 1));
+/// The policies of the catalog: the page that each is made from, and its rules, those that are
+/// disabled, its names, its prefixes of either family and its single addresses.
+const CATALOG: [(&str, &str, [usize; 6]); 5] = [
+    ("intune", "000_693e85154b73bf9b.txt", [38, 1, 144, 88, 3, 0]),
+    ("intune-2019", "001_b9e7f7648cb55228.txt", [59, 33, 182, 1, 0, 59]),
+    ("intune-sv", "002_a56a8e45c5365127.txt", [28, 1, 109, 50, 0, 0]),
+    ("intune-fr", "003_721952b615bf19a8.txt", [26, 1, 119, 50, 0, 0]),
+    ("managed-desktop", "004_de47ee2c6f1af602.txt", [9, 8, 241, 0, 0, 0]),
+];
+
+fn catalog(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../catalog/{name}.toml"))
 }
 
 #[test]
+fn the_catalog_is_loaded() {
+    for (name, _, [count, without, ..]) in CATALOG {
+        let rules = loaded(&fs::read_to_string(catalog(name)).unwrap());
+        let disabled = rules.iter().filter(|rule| rule.contains("Disabled")).count();
+        assert_eq!((rules.len(), disabled), (count, without), "{name}");
+    }
+    let rules = loaded(&fs::read_to_string(catalog("intune")).unwrap());
+    assert!(rules.contains(&"intune-163 Enabled 80,443/".to_owned()));
+    assert!(rules.contains(&"intune-165 Enabled /123".to_owned()));
+}
+
+/// With `UPDATE_EXPECTED=1` the catalog is written anew; read the difference before keeping it.
+#[test]
 fn the_catalog_is_what_the_importer_makes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let file = "000_693e85154b73bf9b.txt";
-    let seeds = root.join("../shared/seeds");
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/seeds");
     if !seeds.is_dir() {
         eprintln!("skipped: catalog-seeds: {} is not there", seeds.display());
         return;
     }
-    let page = fs::read(seeds.join(file)).unwrap();
-    let document = parse(file, &decode(&page).unwrap(), &document::Options::default()).unwrap();
-    let header = Header { command: format!("sluice import {file} -o catalog/intune.toml") };
-    let made = policy_file(&document, &Options::default(), &header);
-    let kept = fs::read_to_string(root.join("catalog/intune.toml")).unwrap();
-    assert!(made == kept, "catalog/intune.toml is not what the importer makes of {file} today");
-    assert_eq!(loaded(&kept).len(), document.endpoint_sets.len());
-    let prefixes: BTreeSet<IpNet> =
-        document.endpoint_sets.iter().flat_map(|set| set.prefixes.clone()).collect();
-    let v4 = prefixes.iter().filter(|prefix| matches!(prefix, IpNet::V4(_))).count();
-    assert_eq!((v4, prefixes.len() - v4), (88, 3));
+    let mut all = BTreeSet::new();
+    for (name, file, [_, _, names, v4, v6, single]) in CATALOG {
+        let page = fs::read(seeds.join(file)).unwrap();
+        let options = document::Options::default();
+        let document = parse(file, &decode(&page).unwrap(), &options).unwrap();
+        let prefix = (name != "intune").then(|| name.to_owned());
+        let given = prefix.as_ref().map(|prefix| format!(" --prefix {prefix}")).unwrap_or_default();
+        let header =
+            Header { command: format!("sluice import {file}{given} -o catalog/{name}.toml") };
+        let made = policy_file(&document, &Options { prefix, ..Options::default() }, &header);
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            fs::write(catalog(name), &made).unwrap();
+        }
+        let kept = fs::read_to_string(catalog(name)).unwrap();
+        assert!(made == kept, "catalog/{name}.toml is not what the importer makes of {file} today");
+        let sets = &document.endpoint_sets;
+        let prefixes: BTreeSet<IpNet> =
+            sets.iter().flat_map(|set| set.prefixes.iter().copied()).collect();
+        let found: BTreeSet<&String> = sets.iter().flat_map(|set| &set.names).collect();
+        let whole = |prefix: &&IpNet| prefix.prefix_len() < prefix.max_prefix_len();
+        let is_v4 = |prefix: &&IpNet| matches!(prefix, IpNet::V4(_));
+        let wide: Vec<&IpNet> = prefixes.iter().filter(whole).collect();
+        let found_v4 = wide.iter().copied().filter(is_v4).count();
+        assert_eq!(
+            (found.len(), found_v4, wide.len() - found_v4, prefixes.len() - wide.len()),
+            (names, v4, v6, single),
+            "{name}"
+        );
+        all.extend(prefixes);
+    }
+    let single = all.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len()).count();
+    let v6 = all.iter().filter(|prefix| matches!(prefix, IpNet::V6(_))).count();
+    assert_eq!((all.len() - single - v6, v6, single), (92, 3, 59));
 }
