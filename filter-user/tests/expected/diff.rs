@@ -2,37 +2,16 @@
 //! `sluice diff` as a user meets it: output, errors and exit status.
 //!
 //! Every folder of `tests/cases/diff` has two inputs, `old.*` and `new.*`, and an `expected.txt`.
-//! With `UPDATE_EXPECTED=1` the files are written anew instead; read the difference before
-//! committing it.
-
-#![expect(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::{fs, path::Path, process::Command};
+
+use crate::cases::check;
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases/diff");
 
 #[test]
 fn every_case_prints_what_it_should() {
-    let mut cases: Vec<_> = fs::read_dir(CASES)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 5, "only {} cases", cases.len());
-    let mut wrong = Vec::new();
-    for case in &cases {
-        let found = diff(case, &[&input(case, "old"), &input(case, "new")]);
-        let expected = case.join("expected.txt");
-        if std::env::var_os("UPDATE_EXPECTED").is_some() {
-            fs::write(&expected, &found).unwrap();
-        }
-        let expected = fs::read_to_string(&expected).unwrap_or_default();
-        if found != expected {
-            wrong.push(format!("{}\nexpected:\n{expected}found:\n{found}", case.display()));
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    check(CASES, 5, |case| diff(case, &[&input(case, "old"), &input(case, "new")]));
 }
 
 #[test]

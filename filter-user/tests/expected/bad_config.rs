@@ -2,42 +2,21 @@
 //! Broken configurations, each with the exact text that a user gets.
 //!
 //! Every folder of `tests/cases/bad-config` is a configuration directory with an `expected.txt`.
-//! With `UPDATE_EXPECTED=1` the files are written anew instead; read the difference before
-//! committing it.
-
-#![expect(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::{fs, path::Path};
 
 use filter_user::policy::load::{LoadErrors, load};
 
+use crate::cases::check;
+
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases/bad-config");
 
 #[test]
 fn every_broken_configuration_says_what_is_wrong() {
-    let mut cases: Vec<_> = fs::read_dir(CASES)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 25, "only {} cases", cases.len());
-    let mut wrong = Vec::new();
-    for case in &cases {
-        let found = match load(case) {
-            Ok(_) => "(no error)\n".to_owned(),
-            Err(errors) => format!("{errors}\n"),
-        };
-        let expected = case.join("expected.txt");
-        if std::env::var_os("UPDATE_EXPECTED").is_some() {
-            fs::write(&expected, &found).unwrap();
-        }
-        let expected = fs::read_to_string(&expected).unwrap_or_default();
-        if found != expected {
-            wrong.push(format!("{}\nexpected:\n{expected}found:\n{found}", case.display()));
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    check(CASES, 25, |case| match load(case) {
+        Ok(_) => "(no error)\n".to_owned(),
+        Err(errors) => format!("{errors}\n"),
+    });
 }
 
 #[test]

@@ -2,8 +2,6 @@
 //! Good configurations that are worth a second look, each with every warning about it.
 //!
 //! Every folder of `tests/cases/warnings` is a configuration directory with an `expected.txt`.
-//! With `UPDATE_EXPECTED=1` the files are written anew instead; read the difference before
-//! committing it.
 
 use std::{
     fmt::Write as _,
@@ -13,31 +11,16 @@ use std::{
 
 use filter_user::policy::load::{load, summed_up};
 
+use crate::cases::check;
+
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases/warnings");
 
 #[test]
 fn every_configuration_has_its_warnings() {
-    let mut cases: Vec<_> = fs::read_dir(CASES)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 8, "only {} cases", cases.len());
-    let mut wrong = Vec::new();
-    for case in &cases {
+    check(CASES, 8, |case| {
         let loaded = load(case).unwrap_or_else(|errors| panic!("{}: {errors}", case.display()));
-        let found: String = loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect();
-        let expected = case.join("expected.txt");
-        if std::env::var_os("UPDATE_EXPECTED").is_some() {
-            fs::write(&expected, &found).unwrap();
-        }
-        let expected = fs::read_to_string(&expected).unwrap_or_default();
-        if found != expected {
-            wrong.push(format!("{}\nexpected:\n{expected}found:\n{found}", case.display()));
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+        loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect()
+    });
 }
 
 /// 100,000 prefixes and 10,000 names, most of them covered: nothing may compare each with each.
