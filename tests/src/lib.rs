@@ -16,6 +16,7 @@ pub mod frames;
 pub mod gateway;
 pub mod generator;
 pub mod import_bench;
+pub mod import_invariants;
 pub mod invariants;
 pub mod listener;
 pub mod model;

@@ -41,10 +41,14 @@ pub(crate) fn fuzz(target: &str, seconds: u32, further: &[PathBuf]) -> Result<Ex
     }
     let corpus = corpora.first().context("a fuzz run needs a corpus")?;
     fs::create_dir_all(corpus).with_context(|| format!("{} can't be made", corpus.display()))?;
-    if target == "decide" {
+    match target {
         // Its inputs are frames.
-        corpora.push(directory.join("seeds"));
-        corpora.extend(captured_frames(&root, &directory)?);
+        "decide" => {
+            corpora.push(directory.join("seeds"));
+            corpora.extend(captured_frames(&root, &directory)?);
+        }
+        "import" => corpora.push(directory.join("import-seeds")),
+        _ => {}
     }
     Err(process::become_program(&mut fuzz_command(&tool, &directory, target, seconds, &corpora)?))
 }
