@@ -25,6 +25,7 @@ mod markdown;
 mod merge;
 mod plain;
 mod plain_list;
+mod policy_file;
 mod ports;
 mod prose;
 mod recognise;
@@ -72,6 +73,8 @@ pub struct Source {
     pub title: Option<String>,
     /// Its own date or version, as it is written there.
     pub date: Option<String>,
+    /// The comment at the head of a policy file, line by line.
+    pub head: Vec<String>,
 }
 
 /// How an input is to be read.
@@ -96,6 +99,8 @@ pub enum Format {
     ServiceTags,
     /// One name, address or prefix a line.
     List,
+    /// A file of policy rules.
+    Policy,
 }
 
 /// Endpoints that the page lists together and that have the same ports.
@@ -131,6 +136,31 @@ pub struct EndpointSet {
     pub lines: (u32, u32),
     /// Remarks, in the order of the page.
     pub notes: Vec<Note>,
+    /// The rule that it was in a policy file.
+    pub rule: Option<Box<PolicyRule>>,
+}
+
+/// A rule of a policy file, beyond what the endpoint set made of it says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyRule {
+    /// `name`.
+    pub name: String,
+    /// The comment above it, line by line.
+    pub comments: Vec<String>,
+    /// `from`: groups of clients; every client where there are none.
+    pub from: Vec<String>,
+    /// Whether `to` has `self`, the gateway's own addresses.
+    pub gateway: Stated,
+    /// `icmp`.
+    pub icmp: Stated,
+    /// `proto`, as it is written there.
+    pub protocols: Vec<String>,
+    /// `private`.
+    pub private: Stated,
+    /// `broad`.
+    pub broad: Stated,
+    /// `note`, with the reason for which the rule is disabled.
+    pub note: Option<String>,
 }
 
 /// A remark about a set.
@@ -188,6 +218,8 @@ pub enum SetState {
     Enabled,
     /// The page gives no ports for it.
     WithoutPorts,
+    /// The policy file has its ports, and has it disabled.
+    Disabled,
 }
 
 /// A token that went into a set.
@@ -281,6 +313,7 @@ pub fn parse(name: &str, text: &str, options: &Options) -> Result<Document, Inva
         Format::M365Json => m365::read(text, options)?,
         Format::ServiceTags => service_tags::read(text, options)?,
         Format::List => plain_list::read(name, text, options),
+        Format::Policy => policy_file::read(text, options)?,
     };
     for source in &mut document.sources {
         source.name = name.to_owned();
@@ -288,7 +321,7 @@ pub fn parse(name: &str, text: &str, options: &Options) -> Result<Document, Inva
     if document.endpoint_sets.is_empty() {
         return Err(match format {
             Format::Page => InvalidDocument::NoEndpoints { tokens: document.left_out.len() },
-            Format::M365Json | Format::ServiceTags | Format::List => {
+            Format::M365Json | Format::ServiceTags | Format::List | Format::Policy => {
                 InvalidDocument::EmptyFeed { tokens: document.left_out.len() }
             }
         });
@@ -344,6 +377,7 @@ impl Format {
             Self::M365Json => "m365-json",
             Self::ServiceTags => "service-tags",
             Self::List => "list",
+            Self::Policy => "policy",
         }
     }
 }

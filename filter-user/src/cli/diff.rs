@@ -21,7 +21,7 @@ use crate::{
         protocol::{Request, RuleStatus},
     },
     diff::{Change, Counts, Difference, Granted, Moved, SetDifference, SetView, View, compare},
-    document::{self, Document},
+    document::{self, Document, Format},
     policy::{
         Destination, Echo, IpProtocol, NamePattern, PortRange, PortRanges, Ports, RuleState,
         load::load_rules,
@@ -94,9 +94,13 @@ fn page(path: &Path, args: &DiffArgs) -> Result<Document> {
         tenant: args.tenant.clone(),
         ..document::Options::default()
     };
-    document::decode(&bytes)
+    let page = document::decode(&bytes)
         .and_then(|text| document::parse(&name, &text, &options))
-        .with_context(|| path.display().to_string())
+        .with_context(|| path.display().to_string())?;
+    if page.sources.iter().any(|source| source.format == Format::Policy) {
+        bail!("{} is a policy file; save it under a name that ends in .toml", path.display());
+    }
+    Ok(page)
 }
 
 const OTHER_VERSION: &str =

@@ -5,6 +5,7 @@ mod output;
 mod replace;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -25,7 +26,7 @@ use crate::{
     },
     names::Snapshot,
     policy::{
-        import::{Header, Options, policy_file},
+        import::{Header, Options, groups, policy_file},
         load,
         render::BroadNames,
     },
@@ -33,8 +34,8 @@ use crate::{
 
 /// Turn vendors' pages and feeds into a policy file.
 ///
-/// Pages (Markdown, rendered or plain text), the Microsoft 365 endpoints JSON, Azure service tags
-/// and plain lists are told apart by their content. Several inputs become one policy.
+/// Pages (Markdown, rendered or plain text), the Microsoft 365 endpoints JSON, Azure service tags,
+/// plain lists and policy files are told apart by their content. Several inputs become one policy.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// The pages and feeds; "-" is standard input
@@ -69,7 +70,8 @@ pub(super) struct ImportArgs {
     /// written disabled
     #[arg(long)]
     allow_broad: bool,
-    /// What the rules' names begin with; from the page's title if not given
+    /// What the rules' names begin with; from the page's title if not given. Rules of policy files
+    /// keep their names
     #[arg(long, value_name = "NAME")]
     prefix: Option<String>,
     /// Write the policy to this file instead of standard output
@@ -95,6 +97,8 @@ enum FormatName {
     ServiceTags,
     /// One name, address or prefix a line
     List,
+    /// A file of policy rules, as this command writes it
+    Policy,
 }
 
 /// The largest input that is read: many times the largest feed, and little enough that a wrong
@@ -127,7 +131,7 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
         let options = Options { prefix: args.prefix.clone(), broad };
         let header = Header { command: command(&document, &args) };
         let policy = policy_file(&document, &options, &header);
-        check_policy(&policy)?;
+        check_policy(&policy, &groups(&document))?;
         Ok(policy)
     };
     let to_file = args.output.as_deref().filter(|output| *output != Path::new("-"));
@@ -211,8 +215,8 @@ fn read_all(input: impl Read) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is written can be loaded and put in force.
-fn check_policy(text: &str) -> anyhow::Result<()> {
+/// What is written can be loaded and put in force, once its groups are defined.
+fn check_policy(text: &str, groups: &BTreeSet<&str>) -> anyhow::Result<()> {
     if text.len() as u64 > load::MAX_FILE {
         bail!(
             "the policy would be {} MiB long, and `sluice` reads files up to {} MiB; choose fewer \
@@ -221,10 +225,12 @@ fn check_policy(text: &str) -> anyhow::Result<()> {
             load::MAX_FILE >> 20
         );
     }
-    let files: [(Arc<str>, String); 2] = [
-        (Arc::from(load::GATEWAY_FILE), GATEWAY.to_owned()),
-        (Arc::from("the policy"), text.to_owned()),
-    ];
+    let mut gateway = GATEWAY.to_owned();
+    for group in groups {
+        gateway.push_str(&format!("[[source]]\nname = \"{group}\"\ncidr = [\"192.0.2.0/24\"]\n"));
+    }
+    let files: [(Arc<str>, String); 2] =
+        [(Arc::from(load::GATEWAY_FILE), gateway), (Arc::from("the policy"), text.to_owned())];
     let loaded = load::parse(&files)
         .map_err(|errors| anyhow!("what would be written can't be used: {errors}"))?;
     drop(files);
@@ -294,6 +300,7 @@ impl FormatName {
             Self::M365Json => Some(Format::M365Json),
             Self::ServiceTags => Some(Format::ServiceTags),
             Self::List => Some(Format::List),
+            Self::Policy => Some(Format::Policy),
         }
     }
 }

@@ -91,7 +91,7 @@ impl From<&Document> for View {
                 ports: page_ports(&set.ports),
                 state: match set.state {
                     SetState::Enabled => RuleState::Enabled,
-                    SetState::WithoutPorts => RuleState::Disabled,
+                    SetState::WithoutPorts | SetState::Disabled => RuleState::Disabled,
                 },
                 required: set.required,
                 express_route: set.express_route,

@@ -457,7 +457,13 @@ impl Reader<'_> {
         self.warnings.sort();
         self.warnings.dedup();
         Document {
-            sources: vec![Source { name: String::new(), format: Format::Page, title, date }],
+            sources: vec![Source {
+                name: String::new(),
+                format: Format::Page,
+                title,
+                date,
+                head: Vec::new(),
+            }],
             endpoint_sets: sets,
             imported: imported.into_iter().map(|(_, imported)| imported).collect(),
             left_out,
@@ -682,6 +688,7 @@ impl Reader<'_> {
             state,
             lines: draft.lines,
             notes,
+            rule: None,
         }
     }
 

@@ -48,6 +48,14 @@ pub enum InvalidDocument {
         /// What is wrong.
         problem: String,
     },
+    /// A policy file that can't be read, or with something in it that no set can stand for.
+    #[error("line {line}: {problem}")]
+    Policy {
+        /// The line, from 1.
+        line: u32,
+        /// What is wrong.
+        problem: String,
+    },
     /// A file of service tags, and no word about which.
     #[error(
         "this file has {tags} service tags with {prefixes} prefixes; choose with --tags A,B, or take all with --tags '*'"

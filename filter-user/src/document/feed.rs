@@ -56,7 +56,8 @@ const LISTED: usize = 8;
 
 impl<'a> Feed<'a> {
     pub(super) fn new(text: &'a str, format: Format, tenant: Option<&str>) -> Self {
-        let source = Source { name: String::new(), format, title: None, date: None };
+        let source =
+            Source { name: String::new(), format, title: None, date: None, head: Vec::new() };
         Self {
             lines: Lines::new(text),
             tenant: tenant.map(str::to_owned),
@@ -227,7 +228,7 @@ pub(super) fn printable(text: &str) -> String {
 
 /// A name with the tenant's label in place of `<tenant>` and its like; `None` where nothing is to
 /// be filled in.
-fn fill(text: &str, tenant: Option<&str>) -> Option<String> {
+pub(super) fn fill(text: &str, tenant: Option<&str>) -> Option<String> {
     let tenant = tenant?;
     let mut filled = String::new();
     let mut rest = text;

@@ -111,6 +111,7 @@ fn set(object: &Node<'_>, feed: &mut Feed<'_>) -> Result<(), Fault> {
         state: SetState::Enabled,
         lines,
         notes: notes.map(Note::Remark).into_iter().collect(),
+        rule: None,
     };
     feed.add(&template, &members, MissingPorts::Warn);
     Ok(())

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::{
-    Category, Document, EndpointSet, Format, Imported, LeftOut, Note, PortSet, Source, Stated,
-    Warning, Why,
+    Category, Document, EndpointSet, Format, Imported, LeftOut, Note, PolicyRule, PortSet, Source,
+    Stated, Warning, Why,
 };
 
 /// What has to agree for two sets with one ID to be one set.
-type Facts = (PortSet, Option<Category>, Stated, Stated, Option<String>);
+type Facts = (PortSet, Option<Category>, Stated, Stated, Option<String>, Option<Box<PolicyRule>>);
 
 /// What has to agree for two sets without ID to be one set: everything but where they stand.
 type Whole = (String, String, Facts, BTreeSet<String>, BTreeSet<IpNet>);
@@ -97,10 +97,12 @@ fn place(
                 && let Some(other) = merged.endpoint_sets.get(first)
                 && !own_business(merged, other, &set)
             {
-                let what = if other.ports == set.ports {
-                    "another category, group or requirement"
-                } else {
+                let what = if other.ports != set.ports {
                     "other ports"
+                } else if other.rule != set.rule {
+                    "a rule of its own"
+                } else {
+                    "another category, group or requirement"
                 };
                 let at = place_of(merged, other, &set);
                 let text = format!("ID {id} stands at {at} too, with {what}; both are kept apart");
@@ -142,11 +144,21 @@ fn place(
 /// Whether two sets are of one page, whose reader has already told apart what is not one.
 fn own_business(merged: &Document, a: &EndpointSet, b: &EndpointSet) -> bool {
     a.source == b.source
-        && merged.sources.get(a.source).is_some_and(|source| source.format == Format::Page)
+        && merged
+            .sources
+            .get(a.source)
+            .is_some_and(|source| matches!(source.format, Format::Page | Format::Policy))
 }
 
 fn facts(set: &EndpointSet) -> Facts {
-    (set.ports.clone(), set.category, set.required, set.express_route, set.group.clone())
+    (
+        set.ports.clone(),
+        set.category,
+        set.required,
+        set.express_route,
+        set.group.clone(),
+        set.rule.clone(),
+    )
 }
 
 fn whole(set: &EndpointSet) -> Whole {

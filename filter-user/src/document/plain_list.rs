@@ -83,6 +83,7 @@ pub(super) fn read(name: &str, text: &str, options: &Options) -> Document {
         state: SetState::WithoutPorts,
         lines: (0, 0),
         notes: Vec::new(),
+        rule: None,
     };
     feed.add(&template, &members, MissingPorts::Warn);
     feed.finish()

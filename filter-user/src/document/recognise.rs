@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What kind of input a text is.
 
-use super::{Format, InvalidDocument, lines::Lines, plain_list};
+use super::{Format, InvalidDocument, lines::Lines, plain_list, policy_file};
 
 /// What HTML begins with.
 const HTML: [&str; 5] = ["<!doctype html", "<html", "<head>", "<head ", "<body"];
@@ -9,6 +9,9 @@ const HTML: [&str; 5] = ["<!doctype html", "<html", "<head>", "<head ", "<body"]
 /// The kind of a text that nobody has named. Whether it is a good one of that kind is its
 /// reader's business.
 pub(super) fn format(text: &str) -> Format {
+    if policy_file::is_policy(text) {
+        return Format::Policy;
+    }
     let mut characters = text.chars().filter(|c| !c.is_whitespace());
     // A page may begin with a link, an alert or a template's braces.
     match (characters.next(), characters.next()) {
@@ -60,6 +63,10 @@ mod tests {
             ("[!NOTE]\n", Format::Page),
             ("{% include x %}\n", Format::Page),
             ("# Title\n\n- a.example\n", Format::Page),
+            ("# Head\n\n# rule\n[[rule]]\nname = \"a\"\n", Format::Policy),
+            ("[gateway]\n", Format::Policy),
+            ("[rules](https://a.example)\n", Format::Page),
+            ("Text\n[[rule]]\n", Format::Page),
             ("a.example\nb.example\n", Format::List),
             ("", Format::Page),
         ] {

@@ -208,6 +208,7 @@ fn set(tag: &Tag<'_>, cloud: &str, feed: &mut Feed<'_>) {
         state: SetState::WithoutPorts,
         lines: (feed.lines.line(tag.start), feed.lines.line(tag.end.saturating_sub(1))),
         notes: Vec::new(),
+        rule: None,
     };
     feed.add(&template, &tag.prefixes, MissingPorts::SaidOnce);
 }

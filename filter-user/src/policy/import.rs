@@ -12,12 +12,13 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    NamePattern, PortRange, PortRanges, RuleState,
+    Echo, IpProtocol, NamePattern, PortRange, PortRanges, RuleState, SpecialPurpose,
     name::Breadth,
     render::{BroadNames, RuleText, render_rule},
 };
 use crate::document::{
-    Document, EndpointSet, Format, Note, PortSet, PortSpan, SetState, Source, Why,
+    Document, EndpointSet, Format, Note, PolicyRule, PortSet, PortSpan, SetState, Source, Stated,
+    Why,
 };
 
 /// How rules are made.
@@ -47,6 +48,12 @@ struct Taken {
 /// The longest name of a rule.
 const MAX_NAME: usize = 63;
 
+/// Why patterns that cover a public suffix are not granted.
+const REFUSED: &str = "disabled: anybody can get a name that these patterns cover";
+
+/// What stands in front of the command that makes a file.
+const MADE_BY: &str = "Made by `";
+
 /// Phrases in front of what a section is about.
 const FILLERS: [&str; 3] = ["network-requirements-for-", "requirements-for-", "endpoints-for-"];
 
@@ -71,6 +78,13 @@ pub fn policy_file(document: &Document, options: &Options, header: &Header) -> S
     text
 }
 
+/// The groups of clients that rules of policy files are for, which are defined elsewhere.
+#[must_use]
+pub fn groups(document: &Document) -> BTreeSet<&str> {
+    let rules = document.endpoint_sets.iter().filter_map(|set| set.rule.as_deref());
+    rules.flat_map(|rule| rule.from.iter().map(String::as_str)).collect()
+}
+
 fn head(document: &Document, header: &Header, rules: &[RuleText]) -> String {
     let mut names = BTreeSet::new();
     let mut prefixes: BTreeSet<IpNet> = BTreeSet::new();
@@ -88,22 +102,29 @@ fn head(document: &Document, header: &Header, rules: &[RuleText]) -> String {
     let mut lines: Vec<String> = document
         .sources
         .iter()
-        .map(|source| {
+        .flat_map(|source| {
+            if !source.head.is_empty() {
+                return source.head.clone();
+            }
             let page = source.title.as_deref().unwrap_or(&source.name);
             let date = source.date.as_ref().map(|date| format!(", {date}")).unwrap_or_default();
-            format!("{page}{date}")
+            vec![format!("{page}{date}")]
         })
         .collect();
-    lines.extend([
-        format!("Made by `{}`", header.command),
-        format!(
-            "{} endpoint sets, {} rules ({disabled} disabled), {} names, {v4} IPv4 and {} IPv6 prefixes",
-            document.endpoint_sets.len(),
-            rules.len(),
-            names.len(),
-            prefixes.len() - v4
-        ),
-    ]);
+    let counts = format!(
+        "{} rules ({disabled} disabled), {} names, {v4} IPv4 and {} IPv6 prefixes",
+        rules.len(),
+        names.len(),
+        prefixes.len() - v4
+    );
+    // What a file says of itself stays while it is true.
+    let is_told = document.sources.len() == 1
+        && lines.iter().any(|line| line.starts_with(MADE_BY))
+        && lines.iter().any(|line| line.ends_with(&format!(", {counts}")));
+    if !is_told {
+        lines.push(format!("{MADE_BY}{}`", header.command));
+        lines.push(format!("{} endpoint sets, {counts}", document.endpoint_sets.len()));
+    }
     if !left_out.is_empty() {
         lines.push(format!("left out: {}", left_out.join(", ")));
     }
@@ -131,12 +152,15 @@ fn rules(
     allowed: BroadNames,
     taken: &mut Taken,
 ) -> Vec<RuleText> {
+    if let Some(rule) = &set.rule {
+        return vec![former_rule(set, rule, name, allowed)];
+    }
     let mut usable = Vec::new();
     let mut broad = Vec::new();
     let source = document.sources.get(set.source);
     let input = match source.map(|source| source.format) {
         Some(Format::Page) | None => "page",
-        Some(Format::M365Json | Format::ServiceTags) => "file",
+        Some(Format::M365Json | Format::ServiceTags | Format::Policy) => "file",
         Some(Format::List) => "list",
     };
     let mut comments = vec![summary(set, source.filter(|_| document.sources.len() > 1))];
@@ -181,7 +205,7 @@ fn rules(
     if !rule.to.is_empty() {
         rules.push(match set.state {
             SetState::Enabled => rule.clone(),
-            SetState::WithoutPorts => RuleText {
+            SetState::WithoutPorts | SetState::Disabled => RuleText {
                 note: Some(without_ports.clone()),
                 state: RuleState::Disabled,
                 ..rule.clone()
@@ -189,14 +213,15 @@ fn rules(
         });
     }
     if !broad.is_empty() {
-        let refused = "disabled: anybody can get a name that these patterns cover";
         let (note, state) = match (allowed, set.state) {
             (BroadNames::Allowed, SetState::Enabled) => {
                 (set.description.clone(), RuleState::Enabled)
             }
-            (BroadNames::Allowed, SetState::WithoutPorts) => (without_ports, RuleState::Disabled),
+            (BroadNames::Allowed, SetState::WithoutPorts | SetState::Disabled) => {
+                (without_ports, RuleState::Disabled)
+            }
             (BroadNames::Refused, _) => {
-                (format!("{}; {refused}", set.description), RuleState::Disabled)
+                (format!("{}; {REFUSED}", set.description), RuleState::Disabled)
             }
         };
         rules.push(RuleText {
@@ -209,6 +234,80 @@ fn rules(
         });
     }
     rules
+}
+
+/// The rule that a set was in a policy file, with what has become of the set since.
+fn former_rule(
+    set: &EndpointSet,
+    rule: &PolicyRule,
+    name: String,
+    allowed: BroadNames,
+) -> RuleText {
+    let mut comments = rule.comments.clone();
+    if name != rule.name {
+        comments.push(format!("called {} in its file", rule.name));
+    }
+    let mut to = Vec::new();
+    let mut covers_suffix = false;
+    for text in &set.names {
+        match NamePattern::try_from(text.as_str()) {
+            Ok(pattern) => {
+                covers_suffix |= pattern.breadth() == Breadth::CoversPublicSuffix;
+                to.push(pattern.to_string());
+            }
+            Err(error) => comments.push(format!("left out: {text} ({}): {error}", Why::Broken)),
+        }
+    }
+    to.extend(set.prefixes.iter().map(ToString::to_string));
+    if rule.gateway == Stated::Yes {
+        to.push("self".to_owned());
+    }
+    for note in &set.notes {
+        let (Note::Finding(text) | Note::Remark(text)) = note;
+        comments.push(text.clone());
+    }
+    let stated = if rule.broad == Stated::Yes { BroadNames::Allowed } else { BroadNames::Refused };
+    let (state, broad, note) = match set.state {
+        SetState::WithoutPorts | SetState::Disabled => {
+            (RuleState::Disabled, stated, rule.note.clone())
+        }
+        SetState::Enabled if covers_suffix && stated == BroadNames::Refused => match allowed {
+            BroadNames::Allowed => (RuleState::Enabled, allowed, Some(set.description.clone())),
+            BroadNames::Refused => {
+                let note = format!("{}; {REFUSED}", set.description);
+                (RuleState::Disabled, stated, Some(note))
+            }
+        },
+        SetState::Enabled => {
+            (RuleState::Enabled, stated, rule.note.as_ref().map(|_| set.description.clone()))
+        }
+    };
+    RuleText {
+        // Empty lines between others are kept in one text alone.
+        comments: if comments.is_empty() { Vec::new() } else { vec![comments.join("\n")] },
+        name,
+        from: rule.from.clone(),
+        to,
+        tcp: ranges(&set.ports.tcp),
+        udp: ranges(&set.ports.udp),
+        echo: if rule.icmp == Stated::Yes { Echo::Allowed } else { Echo::Denied },
+        protocols: rule.protocols.iter().filter_map(|text| protocol(text)).collect(),
+        note,
+        state,
+        private: if rule.private == Stated::Yes {
+            SpecialPurpose::Allowed
+        } else {
+            SpecialPurpose::Refused
+        },
+        broad,
+    }
+}
+
+fn protocol(text: &str) -> Option<IpProtocol> {
+    match text.parse::<u8>() {
+        Ok(number) => IpProtocol::try_from(number).ok(),
+        Err(_no_number) => IpProtocol::try_from(text).ok(),
+    }
 }
 
 /// `lines 70-128 · Intune core service · allow, required · 4 names, 90 prefixes`
@@ -265,6 +364,12 @@ fn rule_names(document: &Document, given: Option<&str>, taken: &mut Taken) -> Ve
         })
         .map(|base| if base.is_empty() { "imported".to_owned() } else { base })
         .collect();
+    // A rule keeps its name, and what is named here goes round it.
+    let former: Vec<Option<String>> = document
+        .endpoint_sets
+        .iter()
+        .map(|set| set.rule.as_ref().map(|rule| taken.unique(&rule.name)))
+        .collect();
     let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
     for base in &bases {
         *uses.entry(base).or_insert(0) += 1;
@@ -272,8 +377,11 @@ fn rule_names(document: &Document, given: Option<&str>, taken: &mut Taken) -> Ve
     bases
         .iter()
         .zip(&document.endpoint_sets)
-        .map(|(base, set)| {
-            if uses.get(base.as_str()).is_some_and(|uses| *uses > 1) {
+        .zip(former)
+        .map(|((base, set), former)| {
+            if let Some(name) = former {
+                name
+            } else if uses.get(base.as_str()).is_some_and(|uses| *uses > 1) {
                 taken.unique(&joined(base, &ports_slug(&set.ports), 24))
             } else {
                 taken.unique(base)
@@ -347,7 +455,7 @@ impl Taken {
 /// comes behind "Microsoft" in its title, or the first words of that.
 fn prefix(source: &Source) -> String {
     match source.format {
-        Format::Page => {}
+        Format::Page | Format::Policy => {}
         Format::M365Json => return "m365".to_owned(),
         Format::ServiceTags => return "azure".to_owned(),
         Format::List => {

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::document::{Document, EndpointSet, Note, PortSpan, SetState, Source};
+use crate::document::{
+    Document, EndpointSet, Note, PolicyRule, PortSpan, SetState, Source, Stated,
+};
 
 /// `FILE:LINE  TOKEN  where it went`, in the order of the inputs.
 pub(super) fn report(document: &Document) -> String {
@@ -86,6 +88,21 @@ struct JsonSet<'a> {
     enabled: bool,
     lines: [u32; 2],
     notes: &'a [Note],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<JsonRule<'a>>,
+}
+
+/// What the rule of a policy file says beyond the set.
+#[derive(Serialize)]
+struct JsonRule<'a> {
+    name: &'a str,
+    from: &'a [String],
+    #[serde(rename = "self")]
+    gateway: bool,
+    icmp: bool,
+    proto: &'a [String],
+    private: bool,
+    broad: bool,
 }
 
 #[derive(Serialize)]
@@ -161,5 +178,18 @@ fn json_set(set: &EndpointSet) -> JsonSet<'_> {
         enabled: set.state == SetState::Enabled,
         lines: [set.lines.0, set.lines.1],
         notes: &set.notes,
+        rule: set.rule.as_deref().map(json_rule),
+    }
+}
+
+fn json_rule(rule: &PolicyRule) -> JsonRule<'_> {
+    JsonRule {
+        name: &rule.name,
+        from: &rule.from,
+        gateway: rule.gateway == Stated::Yes,
+        icmp: rule.icmp == Stated::Yes,
+        proto: &rule.protocols,
+        private: rule.private == Stated::Yes,
+        broad: rule.broad == Stated::Yes,
     }
 }
