@@ -5,6 +5,7 @@
 #![expect(clippy::panic, reason = "a failure here is a failed test")]
 #![expect(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+mod again;
 mod binary;
 mod cases;
 mod facts;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Each case starts the binary some times; `PROPTEST_CASES` asks for more than these.
-fn config() -> ProptestConfig {
+pub(crate) fn config() -> ProptestConfig {
     let cases = env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig {
         cases: cases.unwrap_or(48),

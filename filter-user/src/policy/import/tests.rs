@@ -186,3 +186,58 @@ fn the_catalog_is_what_the_importer_makes() {
     let v6 = all.iter().filter(|prefix| matches!(prefix, IpNet::V6(_))).count();
     assert_eq!((all.len() - single - v6, v6, single), (92, 3, 59));
 }
+
+#[test]
+fn what_a_set_has_no_words_for_is_written_again() {
+    let file = "# Ours\n\n# first\n#\n# second\n[[rule]]\nname = \"by.hand\"\nfrom = [\"b\", \"a\"]\n\
+        to = [\"self\", \"www.example.com\", \"192.0.2.7\", \"*.b.example\"]\ntcp = \"any\"\n\
+        udp = [\"53\", 5000, \"5001-5010\"]\nicmp = true\nproto = [\"esp\", 47, 99]\n\
+        private = true\nnote = \"a \\\"note\\\"; disabled: not\"\n\n\
+        [[rule]]\nname = \"b\"\nfrom = [\"a\"]\nto = [\"*.azureedge.net\"]\nicmp = true\n\
+        broad = true\n\n[[rule]]\nname = \"c-1\"\nenabled = false\nto = [\"self\"]\n\
+        proto = [\"gre\"]\nnote = \"c; disabled: for now\"\n";
+    let rules = |text: &str| -> Vec<RuleText> {
+        let gateway = "[gateway]\ninside = [\"eth1\"]\noutside = []\n\
+            [[source]]\nname = \"a\"\nvlan = [1]\n[[source]]\nname = \"b\"\nvlan = [2]\n";
+        let files: [(Arc<str>, String); 2] = [
+            ("gateway.toml".into(), gateway.to_owned()),
+            ("policy.d/made.toml".into(), text.to_owned()),
+        ];
+        let loaded = load::parse(&files).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        let rules = loaded.policy.rules.iter().map(RuleText::from);
+        rules
+            .map(|mut rule| {
+                rule.to.sort();
+                rule
+            })
+            .collect()
+    };
+    let once = made(file);
+    assert_eq!(rules(&once), rules(file), "{once}");
+    assert!(once.starts_with("# Ours\n# Made by `sluice import PAGE`\n# 3 "), "{once}");
+    assert!(once.contains("\n\n# first\n#\n# second\n[[rule]]\n"), "{once}");
+    assert_eq!(made(&once), once);
+    let document = parse("PAGE", file, &document::Options::default()).unwrap();
+    assert_eq!(groups(&document).into_iter().collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn rules_of_policy_files_keep_their_names_beside_others() {
+    let file = "[[rule]]\nname = \"intune-163\"\nto = [\"a.example.com\"]\ntcp = [443]\n";
+    let documents = [("PAGE", PAGE), ("one.toml", file), ("two.toml", file)]
+        .map(|(name, text)| parse(name, text, &document::Options::default()).unwrap());
+    let other = file.replace("a.example.com", "b.example.com").replace("443", "80");
+    let other = parse("three.toml", &other, &document::Options::default()).unwrap();
+    let document = Document::merge([documents.to_vec(), vec![other]].concat());
+    let text = policy_file(&document, &Options::default(), &Header::default());
+    let rules = loaded(&text);
+    for rule in [
+        "intune-163 Enabled 443/",
+        "intune-163-2 Enabled 80/",
+        "intune-163-tcp-80-443 Enabled 80,443/",
+    ] {
+        assert!(rules.iter().any(|one| one == rule), "{rule}: {rules:?}");
+    }
+    assert_eq!(rules.len(), 8, "{rules:?}");
+    assert!(text.contains("# called intune-163 in its file\n"), "{text}");
+}
