@@ -82,6 +82,14 @@ fn tokens(document: &Document) -> Result<(), String> {
             (Some(endpoints), Some(led)) if endpoints.contains(&token.token) => {
                 led.insert(token.token.clone());
             }
+            // One token for all names of a pattern: `#-a.example.com` for `0-a.example.com` and on.
+            (Some(endpoints), Some(led)) if token.token.contains('#') => {
+                let before = led.len();
+                led.extend(endpoints.iter().filter(|name| is_one_of(name, &token.token)).cloned());
+                if led.len() == before {
+                    return Err(format!("line {}: no name is of {}", token.line, token.token));
+                }
+            }
             _ => {
                 return Err(format!(
                     "line {}: {} is not in its set {}",
@@ -98,7 +106,14 @@ fn tokens(document: &Document) -> Result<(), String> {
     Ok(())
 }
 
-/// What is written can be loaded.
+/// Whether a name is a pattern with a number in place of its `#`.
+fn is_one_of(name: &str, pattern: &str) -> bool {
+    let Some((front, end)) = pattern.split_once('#') else { return false };
+    let number = name.strip_prefix(front).and_then(|rest| rest.strip_suffix(end));
+    number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// What is written can be loaded, and imported again it is the same.
 fn policy(document: &Document, broad: BroadNames) -> Result<(), String> {
     let options = import::Options { prefix: None, broad };
     let header = Header { command: "sluice import input".to_owned() };

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    slice,
 };
 
 use toml::{
@@ -220,6 +221,10 @@ impl<'a> Reader<'a> {
             _ => note,
         }
         .to_owned();
+        let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
+        if kept.note.as_deref().is_some_and(|note| note.contains(bad)) {
+            return Err(rule.fault(rule.offset, "`note` has control characters; remove them"));
+        }
         set.rule = Some(Box::new(kept));
         Ok(set)
     }
@@ -393,6 +398,10 @@ impl<'a> Rule<'a> {
         match self.get(key).map(|value| (value, value.get_ref())) {
             None => Ok(None),
             Some((_, DeValue::Array(values))) => Ok(Some(values)),
+            // Here one may go without brackets.
+            Some((value, DeValue::String(_))) if matches!(key, "to" | "from") => {
+                Ok(Some(slice::from_ref(value)))
+            }
             Some((value, _)) => {
                 let problem = format!("`{key}` is no list; write it in brackets");
                 Err(self.fault(value.span().start, &problem))

@@ -64,12 +64,17 @@ const FILLERS: [&str; 3] = ["network-requirements-for-", "requirements-for-", "e
 pub fn policy_file(document: &Document, options: &Options, header: &Header) -> String {
     let mut taken = Taken::default();
     let names = rule_names(document, options.prefix.as_deref(), &mut taken);
-    let rules: Vec<RuleText> = document
+    let mut rules: Vec<RuleText> = document
         .endpoint_sets
         .iter()
         .zip(names)
         .flat_map(|(set, name)| rules(document, set, name, options.broad, &mut taken))
         .collect();
+    for note in rules.iter_mut().filter_map(|rule| rule.note.as_mut()) {
+        // Such a note is refused when the file is loaded.
+        let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
+        *note = note.chars().map(|c| if bad(c) { ' ' } else { c }).collect();
+    }
     let mut text = head(document, header, &rules);
     for rule in &rules {
         text.push('\n');
@@ -350,6 +355,9 @@ fn rule_names(document: &Document, given: Option<&str>, taken: &mut Taken) -> Ve
         .endpoint_sets
         .iter()
         .map(|set| {
+            if let Some(rule) = &set.rule {
+                return rule.name.clone();
+            }
             let prefix = prefixes.get(set.source).map_or("imported", String::as_str);
             let format = document.sources.get(set.source).map(|source| source.format);
             match (set.id, format) {

@@ -35,7 +35,7 @@ fn rules_are_sets_that_keep_what_a_set_has_no_words_for() {
         .map(|warning| format!("{} {}", warning.line, warning.text))
         .collect();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].starts_with("9 192.0.2.7/24 has host bits set"), "{warnings:?}");
+    assert!(warnings[0].starts_with("10 192.0.2.7/24 has host bits set"), "{warnings:?}");
     assert!(warnings[1].starts_with("18 only comments"), "{warnings:?}");
 }
 
@@ -53,6 +53,7 @@ fn what_cannot_be_kept_is_refused_with_its_line() {
         (format!("{rule}from = []\n"), 1, "names no group"),
         (format!("{rule}proto = [6]\n"), 5, "no protocol"),
         (format!("{rule}udp = [0]\n"), 5, "no port"),
+        (format!("{rule}note = \"a\\u0007\"\n"), 1, "control characters"),
         (rule.replace("443", ""), 1, "no port and no protocol"),
         (rule.replace("\"a.example\"", ""), 1, "`to` has no name"),
         (rule.replace("a.example", "a..example"), 3, "`to` has \"a..example\""),

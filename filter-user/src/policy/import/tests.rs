@@ -58,6 +58,13 @@ fn what_is_made_is_loaded() {
 }
 
 #[test]
+fn control_characters_of_a_page_reach_no_note() {
+    let page = PAGE.replace("|B|", "|B\u{82}|");
+    assert!(made(&page).contains("note = \"B \"\n"));
+    assert_eq!(loaded(&made(&page)).len(), 6);
+}
+
+#[test]
 fn names_are_short_and_unique() {
     let mut page = String::new();
     for _ in 0..3 {
@@ -226,6 +233,8 @@ fn rules_of_policy_files_keep_their_names_beside_others() {
     let file = "[[rule]]\nname = \"intune-163\"\nto = [\"a.example.com\"]\ntcp = [443]\n";
     let documents = [("PAGE", PAGE), ("one.toml", file), ("two.toml", file)]
         .map(|(name, text)| parse(name, text, &document::Options::default()).unwrap());
+    // Without brackets, as one may write it.
+    let file = file.replace("[\"a.example.com\"]", "\"a.example.com\"");
     let other = file.replace("a.example.com", "b.example.com").replace("443", "80");
     let other = parse("three.toml", &other, &document::Options::default()).unwrap();
     let document = Document::merge([documents.to_vec(), vec![other]].concat());
