@@ -84,9 +84,11 @@ fn tokens(document: &Document) -> Result<(), String> {
             }
             // One token for all names of a pattern: `#-a.example.com` for `0-a.example.com` and on.
             (Some(endpoints), Some(led)) if token.token.contains('#') => {
-                let before = led.len();
-                led.extend(endpoints.iter().filter(|name| is_one_of(name, &token.token)).cloned());
-                if led.len() == before {
+                let names = endpoints.iter().filter(|name| is_one_of(name, &token.token));
+                let names: Vec<String> = names.cloned().collect();
+                let found = names.len();
+                led.extend(names);
+                if found == 0 {
                     return Err(format!("line {}: no name is of {}", token.line, token.token));
                 }
             }
