@@ -257,6 +257,7 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
     let mut chained = reading == Reading::Cell;
     let mut last_protocol = usize::MAX;
     let following = following_protocols(words);
+    let behind_ports = reading == Reading::Cell && protocols_last(words);
     for (index, word) in words.iter().enumerate() {
         let before = words.get(..index).unwrap_or_default();
         match *word {
@@ -266,7 +267,10 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
                     words.get(last_protocol.saturating_add(1)..index).is_some_and(|between| {
                         between.iter().all(|word| matches!(word, Word::Joint | Word::Suffix))
                     });
-                if !beside {
+                // "443 TCP, UDP 53": each has its own number beside it.
+                let apart = matches!(words.get(index + 1), Some(Word::Number(_)))
+                    && matches!(words.get(..last_protocol.min(index)), Some([.., Word::Number(_)]));
+                if !beside || apart {
                     protocols.clear();
                 }
                 protocols.push(*word);
@@ -283,8 +287,16 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
                 if chained || matches!(words.get(index + 1), Some(Word::Rank | Word::Port)) =>
             {
                 let behind = words.get(index + 1..).unwrap_or_default();
-                let following = following.get(index).copied().flatten();
-                numbers.push((span, protocols_of(behind, &protocols, following)));
+                let following = following.get(index).map(Vec::as_slice).unwrap_or_default();
+                // In a sentence only the nearest protocol is sure.
+                let following = match reading {
+                    Reading::Cell => following,
+                    Reading::Sentence => {
+                        following.last().map(std::slice::from_ref).unwrap_or_default()
+                    }
+                };
+                let before = if behind_ports { &[][..] } else { protocols.as_slice() };
+                numbers.push((span, protocols_of(behind, before, following)));
             }
             Word::Number(_) => {}
             Word::Joint | Word::Suffix | Word::Rank => {}
@@ -327,8 +339,8 @@ fn is_version(before: &[Word], number: PortSpan) -> bool {
 }
 
 /// The protocols of a number: those in brackets or behind a slash, those said before, or the
-/// first one that follows.
-fn protocols_of(behind: &[Word], before: &[Word], following: Option<Word>) -> Vec<Word> {
+/// ones that follow.
+fn protocols_of(behind: &[Word], before: &[Word], following: &[Word]) -> Vec<Word> {
     if let [Word::Suffix, rest @ ..] = behind {
         let attached: Vec<Word> = rest
             .iter()
@@ -343,20 +355,45 @@ fn protocols_of(behind: &[Word], before: &[Word], following: Option<Word>) -> Ve
     if !before.is_empty() {
         return before.to_vec();
     }
-    following.into_iter().collect()
+    following.to_vec()
 }
 
-/// For each word, the first protocol behind it.
-fn following_protocols(words: &[Word]) -> Vec<Option<Word>> {
-    let mut following = vec![None; words.len()];
-    let mut next = None;
+/// For each word, the protocols that come next behind it: "443 TCP/UDP" is both, and "443 TCP,
+/// UDP 53" is one for each.
+fn following_protocols(words: &[Word]) -> Vec<Vec<Word>> {
+    let mut following = vec![Vec::new(); words.len()];
+    let mut next: Vec<Word> = Vec::new();
+    let mut joins = false;
+    let mut number_next = false;
     for (slot, word) in following.iter_mut().zip(words).rev() {
-        *slot = next;
-        if matches!(word, Word::Tcp | Word::Udp) {
-            next = Some(*word);
+        slot.clone_from(&next);
+        match word {
+            Word::Tcp | Word::Udp => {
+                if !joins {
+                    next.clear();
+                }
+                if !next.contains(word) {
+                    next.push(*word);
+                }
+                // A protocol right in front of a number is that number's alone.
+                joins = !number_next;
+                number_next = false;
+            }
+            Word::Joint => number_next = false,
+            Word::Suffix => {}
+            Word::Port | Word::Rank => joins = false,
+            Word::Number(_) => (joins, number_next) = (false, true),
+            _ => (joins, number_next) = (false, false),
         }
     }
     following
+}
+
+/// Whether the protocols of a cell stand behind their ports: "80, 443 TCP and 1853 UDP".
+fn protocols_last(words: &[Word]) -> bool {
+    let is_said = |word: &&Word| matches!(word, Word::Tcp | Word::Udp | Word::Number(_));
+    matches!(words.iter().find(is_said), Some(Word::Number(_)))
+        && matches!(words.iter().rev().find(is_said), Some(Word::Tcp | Word::Udp))
 }
 
 /// The words of a text, each with the offset of its end.
@@ -533,6 +570,10 @@ mod tests {
             ("443 (TCP), 3478 (UDP)", "tcp 443, udp 3478"),
             ("443/tcp, 53/udp", "tcp 443, udp 53"),
             ("TCP/UDP 3478", "tcp 3478, udp 3478"),
+            ("443, 80 TCP/UDP", "tcp 80 443, udp 80 443"),
+            ("443 TCP, 19305-19309 TCP/UDP", "tcp 443 19305-19309, udp 19305-19309"),
+            ("80/443/8200 TCP and 1853 UDP", "tcp 80 443 8200, udp 1853"),
+            ("443 TCP, UDP 53", "tcp 443, udp 53"),
             ("TCP and UDP: 53", "tcp 53, udp 53"),
             ("TCP 5223 and 443", "tcp 443 5223"),
             ("443 TCP", "tcp 443"),
