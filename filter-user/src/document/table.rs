@@ -340,6 +340,13 @@ fn fields(reader: &mut Reader<'_>, headings: &[Heading], cells: &[Range<usize>])
         own = by_content(reader, cells);
         &own
     };
+    // What others reach at the reader's own servers is no endpoint of the clients.
+    let inward = headings.iter().zip(cells).any(|(heading, cell)| {
+        heading.column == Column::Direction && words::is_closing(&prose::plain(reader.slice(cell)))
+    });
+    if inward {
+        return;
+    }
     // A column of its own for the protocol says it for all ports of the row.
     let protocol: Vec<String> = headings
         .iter()
@@ -406,6 +413,7 @@ pub(super) fn row(reader: &mut Reader<'_>, cells: &[Cell], port_phrases: &[Strin
             | Column::Ports
             | Column::Protocol
             | Column::Client
+            | Column::Direction
             | Column::Unknown => {}
         }
     }

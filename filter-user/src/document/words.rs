@@ -24,15 +24,23 @@ pub(super) enum Column {
     Notes,
     /// Addresses of the client's side.
     Client,
+    /// Inbound or outbound.
+    Direction,
     Unknown,
 }
 
 /// Parts of header words; the first column that has one decides.
-const HEADERS: [(Column, &str); 10] = [
+const HEADERS: [(Column, &str); 11] = [
     (
         Column::Client,
         "\
         source|källa|quelle|origen|bron|źródło|источник|送信元|源ip|来源|來源|源地址",
+    ),
+    (
+        Column::Direction,
+        "\
+        direction|richtung|riktning|direzione|direção|richting|retning|kierunek|směr|suunta|irány|\
+        направление|方向|방향",
     ),
     (
         Column::Ports,
@@ -74,7 +82,7 @@ const HEADERS: [(Column, &str); 10] = [
         "\
         region|région|región|regio|região|regione|bölge|регион|location|tenant|cloud|\
         environment|scale unit|scale-unit|unité d’échelle|unité d'échelle|\
-        skalierungseinheit|skalningsenhet|asu|område|地域|リージョン|区域|地区|區域|지역|스케일 단위|单元|\
+        skalierungseinheit|skalningsenhet|asu|område|地域|リージョン|区域|地区|區域|지역|oblast|régió|스케일 단위|单元|\
         裝置單位|geograph",
     ),
     (
@@ -141,11 +149,11 @@ const OPTIONAL: &str = "\
 const YES: &str = "\
     true|yes|sant|ja|vrai|oui|wahr|sí|si|verdadero|cierto|vero|sì|verdadeiro|sim|waar|\
     sand|sann|kyllä|tosi|prawda|tak|pravda|ano|igaz|igen|doğru|evet|true/yes|да|истина|\
-    はい|正确|正確|真|對|是|예|참";
+    はい|верно|sandt|正しい|正确|正確|真|對|是|예|참";
 
 const NO: &str = "\
     false|no|falskt|nej|faux|non|nein|falsch|falso|não|nee|onwaar|falsk|usann|nei|ei|\
-    epätosi|fałsz|nie|nepravda|ne|hamis|nem|yanlış|hayır|нет|ложь|いいえ|偽|否|错误|錯誤|假|아니요|\
+    epätosi|fałsz|nie|nepravda|ne|hamis|nem|yanlış|hayır|нет|ложь|いいえ|неверно|誤り|偽|否|错误|錯誤|假|아니요|\
     아니오|거짓|false/no|falso/no|いえ";
 
 const MIGRATION: &str = "\
@@ -214,7 +222,8 @@ const ALERTS: &str = "\
     vorsicht|warnung|achtung|nota|sugerencia|precaución|advertencia|suggerimento|\
     attenzione|avviso|observação|dica|cuidado|aviso|notitie|opmerking|belangrijk|\
     waarschuwing|let op|bemærk|vigtigt|advarsel|merk|viktig|huomautus|tärkeää|uwaga|\
-    ważne|porada|poznámka|důležité|not|önemli|примечание|важно|注意|重要|ヒント|备注|참고|중요";
+    ważne|porada|poznámka|důležité|not|önemli|примечание|важно|внимание|предупреждение|совет|注意|注意事項|警告|提示|附註|メモ|megjegyzés|\
+    fontos|figyelem|upozornění|varoitus|vinkki|ostrzeżenie|wskazówka|ipucu|uyarı|重要|ヒント|备注|참고|중요";
 
 const TENANTS: &str = "\
     tenant|locataire|mandant|inquilino|klientorganisation|organization|organisation|\
@@ -318,6 +327,10 @@ pub(super) fn classification(words: &[&str]) -> (Option<Category>, Option<bool>,
         let found = meaning(&phrase);
         (found.category.is_some() || found.required.is_some()).then_some((length, found))
     }) {
+        // The word in front of a category may end the description.
+        if kind.is_some() && found.category.is_some() && kind != found.category {
+            break;
+        }
         kind = kind.or(found.category);
         need = need.or(found.required);
         used += length;
