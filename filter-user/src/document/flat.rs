@@ -42,6 +42,8 @@ enum Rows {
     PortsFirst,
     /// A line with endpoints behind one with ports; what follows the ports is the row's too.
     EndpointsFirst,
+    /// A line with a group in front of its endpoints; no ports are given.
+    Groups,
     /// Nothing tells one row from the next, and no ports are given.
     Together,
 }
@@ -237,6 +239,10 @@ fn kind(reader: &Reader<'_>, lines: &[Line]) -> Option<Rows> {
         });
     }
     let all = lines.len() > 1 && listing * 2 >= lines.len();
+    // The names of regions may be several words.
+    if all && is_grouped(reader, lines) {
+        return Some(Rows::Groups);
+    }
     let labelled = lines.iter().all(|line| words_before(reader, line) <= 2);
     (all && labelled).then_some(Rows::Together)
 }
@@ -273,12 +279,12 @@ fn first_row(lines: &[Line], rows: Rows) -> usize {
         Rows::Ids => line.id.is_some(),
         Rows::PortsFirst => line.ports_first.is_some(),
         Rows::EndpointsFirst => line.endpoints.is_some(),
-        Rows::PortsLast | Rows::Together => true,
+        Rows::PortsLast | Rows::Groups | Rows::Together => true,
     };
     let first = lines.iter().position(starts).unwrap_or(0);
     match (rows, lines.first(), lines.get(1)) {
         // The first line names the columns, unless it is a part of the first row.
-        (Rows::PortsLast | Rows::Together, Some(line), Some(_))
+        (Rows::PortsLast | Rows::Groups | Rows::Together, Some(line), Some(_))
             if line.endpoints.is_none() && line.ports_first.is_none() =>
         {
             1
@@ -301,13 +307,16 @@ fn begins(row: &Row, line: &Line, rows: Rows) -> bool {
         Rows::EndpointsFirst => {
             line.endpoints.is_some() && !row.ports.is_empty() && !row.endpoints.is_empty()
         }
+        Rows::Groups => {
+            line.endpoints.is_some() && !line.text.is_empty() && !row.endpoints.is_empty()
+        }
         Rows::Together => false,
     }
 }
 
 /// Whether the first column is the region, the tenant unit or the cloud.
 fn is_grouped(reader: &Reader<'_>, header: &[Line]) -> bool {
-    let Some(line) = header.first() else { return false };
+    let Some(line) = header.first().filter(|line| line.endpoints.is_none()) else { return false };
     let text = prose::plain(reader.slice(&line.text));
     let words: Vec<&str> = text.split(' ').take(4).collect();
     (1..=words.len()).any(|length| {
