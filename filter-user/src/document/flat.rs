@@ -217,7 +217,9 @@ fn kind(reader: &Reader<'_>, lines: &[Line]) -> Option<Rows> {
     if ids > 0 && (ports > 0 || facts) {
         return Some(Rows::Ids);
     }
-    if lines.iter().any(|line| is_sentence(reader, line) || words_before(reader, line) > FRONT) {
+    if !(ports > 0 && names_columns(reader, lines))
+        && lines.iter().any(|line| is_sentence(reader, line) || words_before(reader, line) > FRONT)
+    {
         return None;
     }
     if ports > 0 {
@@ -245,6 +247,16 @@ fn kind(reader: &Reader<'_>, lines: &[Line]) -> Option<Rows> {
     }
     let labelled = lines.iter().all(|line| words_before(reader, line) <= 2);
     (all && labelled).then_some(Rows::Together)
+}
+
+/// Whether the first line is the header of a table of endpoints and ports, with tabs between.
+///
+/// No text begins with one, so that sentences below it are remarks in cells.
+fn names_columns(reader: &Reader<'_>, lines: &[Line]) -> bool {
+    let Some(line) = lines.first().filter(|line| line.endpoints.is_none()) else { return false };
+    let columns: Vec<Column> =
+        reader.slice(&line.text).split('\t').map(|cell| words::column(cell.trim())).collect();
+    columns.contains(&Column::Addresses) && columns.contains(&Column::Ports)
 }
 
 /// How many words stand in front of the endpoints of a line.
@@ -418,11 +430,19 @@ fn facts(reader: &Reader<'_>, row: &Row, cells: &mut Vec<Cell>) {
     }
     let mut described = Vec::new();
     let mut classified = false;
-    for line in lines {
+    // Where the category has a line of its own, a word of one in front of it is the description's.
+    let own = lines.iter().position(|line| {
+        let text = prose::plain(reader.slice(line));
+        let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+        let (category, _, used) = words::classification(&words);
+        category.is_some() && used == words.len()
+    });
+    for (index, line) in lines.into_iter().enumerate() {
         let words = word_ranges(reader, &line);
         let texts: Vec<&str> = words.iter().map(|word| reader.slice(word)).collect();
+        let described_only = own.is_some_and(|own| index < own);
         // The category ends the line that begins with the description.
-        let split = (0..texts.len()).find(|start| {
+        let split = (0..texts.len()).filter(|_| !described_only).find(|start| {
             let rest = texts.get(*start..).unwrap_or_default();
             let (category, required, used) = words::classification(rest);
             used == rest.len() && (category.is_some() || required.is_some())

@@ -82,7 +82,7 @@ const HEADERS: [(Column, &str); 11] = [
         "\
         region|région|región|regio|região|regione|bölge|регион|location|tenant|cloud|\
         environment|scale unit|scale-unit|unité d’échelle|unité d'échelle|\
-        skalierungseinheit|skalningsenhet|asu|område|地域|リージョン|区域|地区|區域|지역|oblast|régió|스케일 단위|单元|\
+        skalierungseinheit|skalningsenhet|asu|område|地域|リージョン|区域|地区|區域|지역|oblast|régió|alue|스케일 단위|单元|\
         裝置單位|geograph",
     ),
     (
