@@ -62,6 +62,9 @@ struct Row {
 /// The most words in front of the endpoints of a row without a number.
 const FRONT: usize = 6;
 
+/// The most words of a header.
+const LONGEST_HEADER: usize = 8;
+
 /// The most words of a line that names what its endpoints are for.
 const LABEL: usize = 24;
 
@@ -249,14 +252,21 @@ fn kind(reader: &Reader<'_>, lines: &[Line]) -> Option<Rows> {
     (all && labelled).then_some(Rows::Together)
 }
 
-/// Whether the first line is the header of a table of endpoints and ports, with tabs between.
+/// Whether the first line is the header of a table of endpoints and ports: a few words, most of
+/// which name columns.
 ///
 /// No text begins with one, so that sentences below it are remarks in cells.
 fn names_columns(reader: &Reader<'_>, lines: &[Line]) -> bool {
     let Some(line) = lines.first().filter(|line| line.endpoints.is_none()) else { return false };
-    let columns: Vec<Column> =
-        reader.slice(&line.text).split('\t').map(|cell| words::column(cell.trim())).collect();
-    columns.contains(&Column::Addresses) && columns.contains(&Column::Ports)
+    let text = prose::plain(reader.slice(&line.text));
+    if text.ends_with(['.', ':', ',', '。', '：']) || prose::words_in(&text) > LONGEST_HEADER {
+        return false;
+    }
+    let columns: Vec<Column> = text.split(' ').map(words::column).collect();
+    let known = columns.iter().filter(|column| **column != Column::Unknown).count();
+    known * 2 > columns.len()
+        && columns.contains(&Column::Addresses)
+        && columns.contains(&Column::Ports)
 }
 
 /// How many words stand in front of the endpoints of a line.
