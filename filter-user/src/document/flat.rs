@@ -141,6 +141,19 @@ fn parts(reader: &Reader<'_>, line: &Range<usize>) -> Line {
             return parts;
         }
     }
+    // The ports of a name that can't be used are its row's all the same.
+    let word = reader.slice(&(start..line.end)).find(' ').map(|blank| start + blank);
+    if let Some(end) = word
+        && reader.slice(&(start..end)).contains('.')
+        && reader.slice(&(start..end)).contains(['[', '<', '{'])
+        && endpoint_run(reader, &(start..line.end), &remarks).is_none()
+        && let Some(length) = ports::prefix(reader.slice(&(end..line.end)))
+    {
+        parts.text = start..end;
+        parts.ports = Some(end..end + length);
+        parts.behind = end + length..line.end;
+        return parts;
+    }
     if let Some(run) = endpoint_run(reader, &(start..line.end), &remarks) {
         parts.text = start..run.start;
         let rest = reader.slice(&(run.end..line.end));
@@ -222,6 +235,13 @@ fn kind(reader: &Reader<'_>, lines: &[Line]) -> Option<Rows> {
     }
     if !(ports > 0 && names_columns(reader, lines))
         && lines.iter().any(|line| is_sentence(reader, line) || words_before(reader, line) > FRONT)
+    {
+        return None;
+    }
+    // "Do not use a.example.com (TCP 443)." is a sentence.
+    if let [line] = lines
+        && words_before(reader, line) > 0
+        && reader.slice(&(line.text.start..line.behind.end)).trim_end().ends_with(['.', '。'])
     {
         return None;
     }

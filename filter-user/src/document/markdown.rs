@@ -65,6 +65,7 @@ pub(super) fn read(visible: &str) -> Page {
     let mut page = Page::default();
     let definitions = parser.reference_definitions().iter();
     page.links.extend(definitions.map(|(_, definition)| definition.span.clone()));
+    page.links.extend(tables.iter().flat_map(|table| link_tags(visible, &table.range)));
     let mut tables = tables.into_iter().peekable();
     let mut walk = Walk { page, ..Walk::default() };
     for (event, range) in parser.into_offset_iter() {
@@ -77,6 +78,24 @@ pub(super) fn read(visible: &str) -> Page {
     walk.close_run();
     walk.page.blocks.extend(tables.map(|table| Block::HtmlTable(table.rows)));
     walk.page
+}
+
+/// The tags of links and images in a table in HTML; where they lead to is no part of a cell.
+fn link_tags(text: &str, table: &Range<usize>) -> Vec<Range<usize>> {
+    let mut tags = Vec::new();
+    let mut position = table.start;
+    while let Some(rest) = text.get(position..table.end)
+        && let Some(start) = rest.find('<')
+    {
+        let tag = rest.get(start..).unwrap_or_default();
+        let end = tag.find('>').map_or(tag.len(), |end| end + 1);
+        let name: String = tag.chars().skip(1).take_while(char::is_ascii_alphabetic).collect();
+        if ["a", "img"].iter().any(|link| name.eq_ignore_ascii_case(link)) {
+            tags.push(position + start..position + start + end);
+        }
+        position += start + end;
+    }
+    tags
 }
 
 /// Finds the parts of a page that nobody is meant to read.
