@@ -238,10 +238,9 @@ fn kind(reader: &Reader<'_>, lines: &[Line]) -> Option<Rows> {
     {
         return None;
     }
-    // "Do not use a.example.com (TCP 443)." is a sentence.
+    // "Do not use a.example.com (TCP 443)" is a sentence; no table has one line and no numbers.
     if let [line] = lines
         && words_before(reader, line) > 0
-        && reader.slice(&(line.text.start..line.behind.end)).trim_end().ends_with(['.', '。'])
     {
         return None;
     }

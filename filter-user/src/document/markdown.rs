@@ -65,7 +65,7 @@ pub(super) fn read(visible: &str) -> Page {
     let mut page = Page::default();
     let definitions = parser.reference_definitions().iter();
     page.links.extend(definitions.map(|(_, definition)| definition.span.clone()));
-    page.links.extend(tables.iter().flat_map(|table| link_tags(visible, &table.range)));
+    page.links.extend(link_tags(visible));
     let mut tables = tables.into_iter().peekable();
     let mut walk = Walk { page, ..Walk::default() };
     for (event, range) in parser.into_offset_iter() {
@@ -80,17 +80,19 @@ pub(super) fn read(visible: &str) -> Page {
     walk.page
 }
 
-/// The tags of links and images in a table in HTML; where they lead to is no part of a cell.
-fn link_tags(text: &str, table: &Range<usize>) -> Vec<Range<usize>> {
+/// The tags of links and images in HTML; where they lead to is no part of the page.
+fn link_tags(text: &str) -> Vec<Range<usize>> {
     let mut tags = Vec::new();
-    let mut position = table.start;
-    while let Some(rest) = text.get(position..table.end)
+    let mut position = 0;
+    while let Some(rest) = text.get(position..)
         && let Some(start) = rest.find('<')
     {
         let tag = rest.get(start..).unwrap_or_default();
         let end = tag.find('>').map_or(tag.len(), |end| end + 1);
-        let name: String = tag.chars().skip(1).take_while(char::is_ascii_alphabetic).collect();
-        if ["a", "img"].iter().any(|link| name.eq_ignore_ascii_case(link)) {
+        let is_link = ["<a ", "<img ", "<a\n", "<img\n"].iter().any(|link| {
+            tag.get(..link.len()).is_some_and(|start| start.eq_ignore_ascii_case(link))
+        });
+        if is_link {
             tags.push(position + start..position + start + end);
         }
         position += start + end;
