@@ -372,11 +372,14 @@ impl<'a> Reader<'a> {
         self.remember_inspection(range);
         let text = self.slice(range);
         let mut ports = PortSet::default();
-        for sentence in prose::sentences(text) {
-            let sentence = text.get(sentence).unwrap_or_default();
+        for place in prose::sentences(text) {
+            let sentence = text.get(place.clone()).unwrap_or_default();
             let phrase = ports::read(sentence, Reading::Sentence);
             if prose::gives_ports(sentence) {
-                ports.extend(&phrase.ports);
+                // A sentence that names endpoints gives its ports to those, not to a list below.
+                if !self.names_endpoints(&(range.start + place.start..range.start + place.end)) {
+                    ports.extend(&phrase.ports);
+                }
             } else if words::is_peer_to_peer(sentence) && !phrase.ports.is_empty() {
                 self.note_section(Note::Remark(prose::plain(sentence)));
             }
@@ -387,6 +390,14 @@ impl<'a> Reader<'a> {
         }
         self.lead = prose::lead(text);
         self.prose(range);
+    }
+
+    /// Whether a sentence has endpoints in it, and not only products called after a name.
+    fn names_endpoints(&self, sentence: &Range<usize>) -> bool {
+        self.pending(sentence).into_iter().filter_map(|index| self.tokens.get(index)).any(|token| {
+            matches!(token.kind, Kind::Name | Kind::Url(_) | Kind::Net(_))
+                && prose::why(token, prose::Topic::Anything) != Some(Why::ProductName)
+        })
     }
 
     /// Keeps what a text says about inspection and proxies, for the sets that it is about.

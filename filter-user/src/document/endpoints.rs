@@ -8,7 +8,7 @@ use super::{
     assemble::{Draft, Fate, Reader},
     prose::{self, Lead, Topic},
     template,
-    token::Kind,
+    token::{self, Kind},
     words,
 };
 
@@ -195,10 +195,11 @@ pub(super) fn claim(
         }
         (Kind::Placeholder, _) => {
             match numbered.and_then(|numbers| template::expand(&text, numbers)) {
-                Some(names) => {
+                Some(names) if names.iter().all(|name| token::is_name(name)) => {
                     reader.expansions.insert(index, names);
                     Fate::Member
                 }
+                Some(_) => Fate::LeftOut(Why::Broken),
                 None => Fate::LeftOut(Why::Placeholder),
             }
         }

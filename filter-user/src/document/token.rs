@@ -436,6 +436,11 @@ fn looks_like_address(text: &str) -> bool {
     (numbers && (parts == 4 || (parts > 1 && length.is_some()))) || six
 }
 
+/// Whether a lower-case text is a name that an endpoint can have.
+pub(super) fn is_name(text: &str) -> bool {
+    host_kind(text) == Kind::Name
+}
+
 /// What a lower-case text with dots is.
 fn host_kind(text: &str) -> Kind {
     if let Some(net) = net(text) {
