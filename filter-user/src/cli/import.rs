@@ -56,7 +56,7 @@ pub(super) struct ImportArgs {
     /// Only these regions, tenant units or clouds (eu, na, ap, AMSUB0101, ...), and what is for all
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     group: Vec<String>,
-    /// What stands in for <tenant> in names
+    /// What stands in for `<tenant>` in names
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
     /// The service tags to take; '*' is all of them

@@ -88,7 +88,15 @@ fn link_tags(text: &str) -> Vec<Range<usize>> {
         && let Some(start) = rest.find('<')
     {
         let tag = rest.get(start..).unwrap_or_default();
-        let end = tag.find('>').map_or(tag.len(), |end| end + 1);
+        // A tag that nothing closes ends with its line, or where the next begins.
+        let inside = tag.get(1..).unwrap_or_default();
+        let end = match inside.find(['<', '>']) {
+            Some(end) if inside.get(end..).is_some_and(|end| end.starts_with('>')) => end + 2,
+            open => {
+                let inside = inside.get(..open.unwrap_or(inside.len())).unwrap_or_default();
+                inside.find('\n').unwrap_or(inside.len()) + 1
+            }
+        };
         let is_link = ["<a ", "<img ", "<a\n", "<img\n"].iter().any(|link| {
             tag.get(..link.len()).is_some_and(|start| start.eq_ignore_ascii_case(link))
         });
