@@ -44,7 +44,7 @@ use serde::Serialize;
 
 pub use self::{
     decode::{InvalidDocument, decode},
-    ports::{PortSet, PortSpan},
+    ports::{PortRange, PortSet},
 };
 
 /// What one or several inputs say.

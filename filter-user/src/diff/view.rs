@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::{
-    document::{Category, Document, PortSet, PortSpan, SetState, Stated},
-    policy::{Clients, Destination, PortRange, PortRanges, Ports, Rule, RuleState},
+    document::{Category, Document, PortSet, SetState, Stated},
+    policy::{Clients, Destination, Ports, Rule, RuleState},
 };
 
 /// One side of a comparison.
@@ -180,10 +180,8 @@ impl SetView {
 // === helpers ===
 
 fn page_ports(ports: &PortSet) -> Ports {
-    let ranges = |spans: &BTreeSet<PortSpan>| -> PortRanges {
-        spans.iter().filter_map(|span| PortRange::new(span.first(), span.last())).collect()
-    };
-    Ports { tcp: ranges(&ports.tcp), udp: ranges(&ports.udp), ..Ports::default() }
+    let (tcp, udp) = (ports.tcp.iter().copied().collect(), ports.udp.iter().copied().collect());
+    Ports { tcp, udp, ..Ports::default() }
 }
 
 fn id_in_name(name: &str) -> Option<u32> {

@@ -2,7 +2,7 @@
 //! What the Microsoft 365 endpoints web service answers: an array of endpoint sets.
 
 use super::{
-    Category, Document, EndpointSet, Format, InvalidDocument, Note, Options, PortSet, PortSpan,
+    Category, Document, EndpointSet, Format, InvalidDocument, Note, Options, PortRange, PortSet,
     PortsFrom, SetState, Stated, Why,
     feed::{Feed, Member, MissingPorts, Takes, printable},
     json::{self, Fault, Node},
@@ -69,7 +69,7 @@ fn set(object: &Node<'_>, feed: &mut Feed<'_>) -> Result<(), Fault> {
     for (key, spans) in [("tcpPorts", &mut ports.tcp), ("udpPorts", &mut ports.udp)] {
         let Some(node) = object.field(key) else { continue };
         for port in node.text(&format!("`{key}`"))?.split([',', ';']).map(str::trim) {
-            match span(port) {
+            match PortRange::parse(port) {
                 Some(span) => {
                     spans.insert(span);
                 }
@@ -115,16 +115,4 @@ fn set(object: &Node<'_>, feed: &mut Feed<'_>) -> Result<(), Fault> {
     };
     feed.add(&template, &members, MissingPorts::Warn);
     Ok(())
-}
-
-/// A port, or a range of ports with a dash.
-fn span(text: &str) -> Option<PortSpan> {
-    let number = |text: &str| {
-        let text = text.trim();
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-    };
-    match text.split_once('-') {
-        Some((first, last)) => PortSpan::new(number(first)?, number(last)?),
-        None => number(text).and_then(|port| PortSpan::new(port, port)),
-    }
 }

@@ -18,7 +18,7 @@ use toml::{
 
 use super::{
     Document, EndpointSet, Format, Imported, InvalidDocument, LeftOut, Options, PolicyRule,
-    PortSet, PortSpan, PortsFrom, SetState, Source, Stated, Warning, Why,
+    PortRange, PortSet, PortsFrom, SetState, Source, Stated, Warning, Why,
     feed::printable,
     lines::Lines,
     single::{self, Host, HostBits},
@@ -456,8 +456,8 @@ impl<'a> Rule<'a> {
         Ok(protocols)
     }
 
-    fn ports(&self, key: &str) -> Result<BTreeSet<PortSpan>, Fault> {
-        let any = || PortSpan::new(1, u16::MAX).into_iter().collect();
+    fn ports(&self, key: &str) -> Result<BTreeSet<PortRange>, Fault> {
+        let any = || BTreeSet::from([PortRange::ANY]);
         if self.get(key).is_some_and(|value| value.get_ref().as_str() == Some("any")) {
             return Ok(any());
         }
@@ -466,9 +466,9 @@ impl<'a> Rule<'a> {
             let span = match member.get_ref() {
                 DeValue::Integer(_) => integer(member)
                     .and_then(|port| u16::try_from(port).ok())
-                    .and_then(|port| PortSpan::new(port, port)),
-                DeValue::String(text) if text == "any" => PortSpan::new(1, u16::MAX),
-                DeValue::String(text) => span(text),
+                    .and_then(|port| PortRange::new(port, port)),
+                DeValue::String(text) if text == "any" => Some(PortRange::ANY),
+                DeValue::String(text) => PortRange::parse(text),
                 _ => None,
             };
             let problem = format!(
@@ -543,17 +543,6 @@ fn integer(value: &Value<'_>) -> Option<i64> {
     match value.get_ref() {
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok(),
         _ => None,
-    }
-}
-
-fn span(text: &str) -> Option<PortSpan> {
-    let number = |text: &str| {
-        let text = text.trim();
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-    };
-    match text.split_once('-') {
-        Some((first, last)) => PortSpan::new(number(first)?, number(last)?),
-        None => number(text).and_then(|port| PortSpan::new(port, port)),
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeSet, fmt};
 
-/// Ports from `first` to `last`, both in it; `0 < first <= last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortSpan {
+/// Destination ports from `first` to `last`, both in it; `0 < first <= last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
     first: u16,
     last: u16,
 }
@@ -14,9 +14,9 @@ pub struct PortSpan {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortSet {
     /// TCP destination ports.
-    pub tcp: BTreeSet<PortSpan>,
+    pub tcp: BTreeSet<PortRange>,
     /// UDP destination ports.
-    pub udp: BTreeSet<PortSpan>,
+    pub udp: BTreeSet<PortRange>,
 }
 
 /// What was read, and whether the protocol was said.
@@ -51,7 +51,7 @@ enum Word {
     Udp,
     Scheme(u16),
     Port,
-    Number(PortSpan),
+    Number(PortRange),
     /// `,`, `/`, "and", "or": what may stand between two ports.
     Joint,
     /// `(` and `/`: what may stand between a port and its protocol.
@@ -132,11 +132,34 @@ const PROTOCOL_WORDS: [&str; 6] =
 const RANGE_WORDS: [&str; 10] =
     ["to", "through", "thru", "bis", "till", "à", "tot", "až", "do", "до"];
 
-impl PortSpan {
-    /// A span; `None` where it is empty or holds port 0.
+impl PortRange {
+    /// Every port but 0.
+    pub const ANY: Self = Self { first: 1, last: u16::MAX };
+
+    /// A range; `None` where it is empty or holds port 0.
     #[must_use]
     pub fn new(first: u16, last: u16) -> Option<Self> {
         (first != 0 && first <= last).then_some(Self { first, last })
+    }
+
+    /// A port, or a range of ports with a dash; `None` where a text is neither.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let number = |text: &str| {
+            let text = text.trim();
+            text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+        };
+        match text.split_once('-') {
+            Some((first, last)) => Self::new(number(first)?, number(last)?),
+            None => number(text).and_then(|port| Self::new(port, port)),
+        }
+    }
+
+    /// Both ranges as one; `None` where there are ports between them.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Option<Self> {
+        let (low, high) = if self.first <= other.first { (self, other) } else { (other, self) };
+        (u32::from(high.first) <= u32::from(low.last) + 1)
+            .then_some(Self { first: low.first, last: low.last.max(high.last) })
     }
 
     /// The lowest port.
@@ -152,7 +175,7 @@ impl PortSpan {
     }
 }
 
-impl fmt::Display for PortSpan {
+impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.first == self.last {
             write!(f, "{}", self.first)
@@ -166,7 +189,7 @@ impl PortSet {
     /// One TCP port.
     #[must_use]
     pub fn tcp(port: u16) -> Self {
-        Self { tcp: PortSpan::new(port, port).into_iter().collect(), udp: BTreeSet::new() }
+        Self { tcp: PortRange::new(port, port).into_iter().collect(), udp: BTreeSet::new() }
     }
 
     /// Whether there are none.
@@ -324,12 +347,12 @@ fn read_segment(words: &[Word], reading: Reading, phrase: &mut Phrase) {
         }
     }
     if numbers.is_empty() && reading == Reading::Cell {
-        phrase.ports.tcp.extend(schemes.into_iter().filter_map(|port| PortSpan::new(port, port)));
+        phrase.ports.tcp.extend(schemes.into_iter().filter_map(|port| PortRange::new(port, port)));
     }
 }
 
 /// Whether a number belongs to the word before it: "HTTP/2", "SMB 3", "IP protocol 50".
-fn is_version(before: &[Word], number: PortSpan) -> bool {
+fn is_version(before: &[Word], number: PortRange) -> bool {
     let small = number.last < 10;
     match before {
         [.., Word::Protocol] => true,
@@ -499,7 +522,7 @@ fn number(text: &str, compound: Compound) -> (Word, usize) {
     if let Some(behind) = dash.filter(|behind| behind.starts_with(|c: char| c.is_ascii_digit())) {
         let (last, last_end) = port(behind);
         let length = text.len() - behind.len() + last_end;
-        let span = first.zip(last).and_then(|(first, last)| PortSpan::new(first, last));
+        let span = first.zip(last).and_then(|(first, last)| PortRange::new(first, last));
         return (span.map_or(Word::Other, Word::Number), length);
     }
     // "21H2", "4.5" and "50%" are no ports.
@@ -515,7 +538,7 @@ fn number(text: &str, compound: Compound) -> (Word, usize) {
         let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || ".%-".contains(c)));
         return (Word::Other, length.map_or(text.len(), |length| first_end + length));
     }
-    let span = first.and_then(|port| PortSpan::new(port, port));
+    let span = first.and_then(|port| PortRange::new(port, port));
     (span.map_or(Word::Other, Word::Number), first_end)
 }
 

@@ -6,7 +6,7 @@ mod regions;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Category, Document, EndpointSet, Imported, LeftOut, NO_PORTS, Note, PortSet, PortSpan,
+    Category, Document, EndpointSet, Imported, LeftOut, NO_PORTS, Note, PortRange, PortSet,
     SetState, Stated, Warning, Why,
 };
 
@@ -184,7 +184,9 @@ pub fn ports(text: &str) -> Result<PortSet, InvalidPorts> {
             (protocol, pending) = (Some(named), true);
             continue;
         }
-        let Some(span) = span(word) else { return Err(InvalidPorts::Unknown(word.to_owned())) };
+        let Some(span) = PortRange::parse(word) else {
+            return Err(InvalidPorts::Unknown(word.to_owned()));
+        };
         match protocol {
             Some("udp") => ports.udp.insert(span),
             Some(_) => ports.tcp.insert(span),
@@ -203,16 +205,6 @@ pub fn ports(text: &str) -> Result<PortSet, InvalidPorts> {
 enum Section {
     Kept,
     Dropped,
-}
-
-fn span(text: &str) -> Option<PortSpan> {
-    let number = |text: &str| {
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-    };
-    match text.split_once('-') {
-        Some((first, last)) => PortSpan::new(number(first)?, number(last)?),
-        None => number(text).and_then(|port| PortSpan::new(port, port)),
-    }
 }
 
 /// Each value that is asked for has to be there: a slip of the pen would else take a set away.

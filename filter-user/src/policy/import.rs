@@ -17,8 +17,7 @@ use super::{
     render::{BroadNames, RuleText, render_rule},
 };
 use crate::document::{
-    Document, EndpointSet, Format, Note, PolicyRule, PortSet, PortSpan, SetState, Source, Stated,
-    Why,
+    Document, EndpointSet, Format, Note, PolicyRule, PortSet, SetState, Source, Stated, Why,
 };
 
 /// How rules are made.
@@ -339,8 +338,8 @@ fn summary(set: &EndpointSet, source: Option<&Source>) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
 }
 
-fn ranges(spans: &BTreeSet<PortSpan>) -> PortRanges {
-    spans.iter().filter_map(|span| PortRange::new(span.first(), span.last())).collect()
+fn ranges(spans: &BTreeSet<PortRange>) -> PortRanges {
+    spans.iter().copied().collect()
 }
 
 /// A unique name for each set, whatever the order of the sets.

@@ -3,12 +3,7 @@
 
 use std::fmt;
 
-/// Destination ports from `first` to `last`, both in it; `first <= last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
+pub use crate::document::PortRange;
 
 /// A set of ports: sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,29 +53,6 @@ const PROTOCOL_NAMES: [(&str, u8); 11] = [
 
 // === impl PortRange ===
 
-impl PortRange {
-    /// Every port but 0.
-    pub const ANY: Self = Self { first: 1, last: u16::MAX };
-
-    /// A range; `None` where it is empty or holds port 0.
-    #[must_use]
-    pub fn new(first: u16, last: u16) -> Option<Self> {
-        (first != 0 && first <= last).then_some(Self { first, last })
-    }
-
-    /// The lowest port of the range.
-    #[must_use]
-    pub fn first(self) -> u16 {
-        self.first
-    }
-
-    /// The highest port of the range.
-    #[must_use]
-    pub fn last(self) -> u16 {
-        self.last
-    }
-}
-
 impl TryFrom<&str> for PortRange {
     type Error = InvalidPorts;
 
@@ -103,16 +75,6 @@ impl TryFrom<&str> for PortRange {
     }
 }
 
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
-    }
-}
-
 // === impl PortRanges ===
 
 impl PortRanges {
@@ -131,7 +93,7 @@ impl PortRanges {
     /// Whether a port is in it.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
-        self.0.iter().any(|range| range.first <= port && port <= range.last)
+        self.0.iter().any(|range| range.first() <= port && port <= range.last())
     }
 
     /// Whether every port of others is in it.
@@ -141,10 +103,10 @@ impl PortRanges {
         let mut ranges = self.0.iter();
         let mut current = ranges.next();
         others.0.iter().all(|other| {
-            while current.is_some_and(|range| range.last < other.last) {
+            while current.is_some_and(|range| range.last() < other.last()) {
                 current = ranges.next();
             }
-            current.is_some_and(|range| range.first <= other.first)
+            current.is_some_and(|range| range.first() <= other.first())
         })
     }
 }
@@ -155,11 +117,9 @@ impl FromIterator<PortRange> for PortRanges {
         sorted.sort_unstable();
         let mut merged: Vec<PortRange> = Vec::new();
         for range in sorted {
-            match merged.last_mut() {
-                Some(last) if u32::from(range.first) <= u32::from(last.last) + 1 => {
-                    last.last = last.last.max(range.last);
-                }
-                _ => merged.push(range),
+            match merged.last_mut().and_then(|last| last.joined(range).map(|whole| (last, whole))) {
+                Some((last, whole)) => *last = whole,
+                None => merged.push(range),
             }
         }
         Self(merged)

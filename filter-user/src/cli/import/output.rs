@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::document::{
-    Document, EndpointSet, Note, PolicyRule, PortSpan, SetState, Source, Stated,
+    Document, EndpointSet, Note, PolicyRule, PortRange, SetState, Source, Stated,
 };
 
 /// `FILE:LINE  TOKEN  where it went`, in the order of the inputs.
@@ -172,8 +172,8 @@ fn json_set(set: &EndpointSet) -> JsonSet<'_> {
         group: set.group.as_deref(),
         names: &set.names,
         prefixes: &set.prefixes,
-        tcp: set.ports.tcp.iter().map(PortSpan::to_string).collect(),
-        udp: set.ports.udp.iter().map(PortSpan::to_string).collect(),
+        tcp: set.ports.tcp.iter().map(PortRange::to_string).collect(),
+        udp: set.ports.udp.iter().map(PortRange::to_string).collect(),
         ports_from: set.ports_from.as_str(),
         enabled: set.state == SetState::Enabled,
         lines: [set.lines.0, set.lines.1],
