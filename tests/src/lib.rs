@@ -9,12 +9,14 @@
 #![forbid(unsafe_code)]
 
 pub mod captures;
+pub mod cases;
 pub mod cleanup;
 pub mod demo;
 pub mod dns_server;
 pub mod frames;
 pub mod gateway;
 pub mod generator;
+pub mod ground;
 pub mod import_bench;
 pub mod import_invariants;
 pub mod invariants;

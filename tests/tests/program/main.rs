@@ -11,7 +11,5 @@
 )]
 
 mod cases;
-mod ground;
 mod random;
 mod steps;
-mod table;

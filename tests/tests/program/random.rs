@@ -9,9 +9,10 @@ use filter_user::{
     compile::{CounterLedger, compile},
     kernel::Role,
 };
-use sluice_lab::model::{model, random_packet, random_policy};
-
-use crate::ground::{Counters, Ground, judge, mode};
+use sluice_lab::{
+    ground::{Counters, Ground, judge, mode},
+    model::{model, random_packet, random_policy},
+};
 
 const POLICIES: u64 = 100;
 const PACKETS: u64 = 20;
@@ -20,7 +21,7 @@ pub(crate) const NICS: [u8; 5] = [0, 1, 2, 3, 15];
 
 #[test]
 fn the_program_equals_the_model() {
-    let mut ground = Ground::new(NICS, &[Role::Enforcing, Role::Observing]);
+    let mut ground = Ground::new(NICS, &[Role::Enforcing, Role::Observing]).unwrap();
     let mut expected_counters: BTreeMap<u8, Counters> = BTreeMap::new();
     let (mut pairs, mut passed, mut entries) = (0, 0, 0);
     for seed in 0..POLICIES {
@@ -29,7 +30,7 @@ fn the_program_equals_the_model() {
         let compiled = compile(&policy, &names, &host, &mut ledger).expect("it fits");
         let tables = &compiled.tables;
         // What two policies ago left in the slot is changed, never cleared first.
-        ground.swap(tables);
+        ground.swap(tables).unwrap();
         entries += tables.grants.len() + tables.sources.len();
         for round in 0..PACKETS {
             let packet = random_packet(seed << 16 | round, &policy, &names, &host);
@@ -38,11 +39,11 @@ fn the_program_equals_the_model() {
             let frame = packet.frame();
             let context = || format!("seed {seed}, round {round}: {packet:#?}\n{expected:#?}");
 
-            let observed = ground.observe(packet.nic, &frame);
+            let observed = ground.observe(packet.nic, &frame).unwrap();
             assert_eq!(observed, ground.expected(tables, packet.nic, &frame), "{}", context());
             let reason = verdict.map_or_else(|drop| drop.code(), |pass| pass.code());
             assert_eq!(observed.reason, reason, "{}", context());
-            assert_eq!(ground.run(packet.nic, &frame), verdict.is_ok(), "{}", context());
+            assert_eq!(ground.run(packet.nic, &frame).unwrap(), verdict.is_ok(), "{}", context());
 
             let counter = match &verdict {
                 Ok(_) => ledger.counter(&expected.allowing).expect("a match has a counter"),
@@ -62,7 +63,7 @@ fn the_program_equals_the_model() {
     }
     for nic in NICS {
         let expected = expected_counters.remove(&nic).unwrap_or_default();
-        assert_eq!(ground.counters(nic), expected, "counters of NIC {nic}");
+        assert_eq!(ground.counters(nic).unwrap(), expected, "counters of NIC {nic}");
     }
     println!(
         "model: {pairs} pairs of policy and packet through the program, {passed} of them pass; \

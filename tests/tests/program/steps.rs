@@ -8,9 +8,12 @@ use filter_user::{
     },
     kernel::{Role, maps::SlotIndex},
 };
-use sluice_lab::model::{Packet, random_change, random_packet, random_policy};
+use sluice_lab::{
+    ground::Ground,
+    model::{Packet, random_change, random_packet, random_policy},
+};
 
-use crate::{ground::Ground, random::NICS};
+use crate::random::NICS;
 
 /// Of the steps that write port classes and zones, of which a policy may have thousands, packets
 /// are sent after every so many.
@@ -26,7 +29,7 @@ struct Probe {
 
 #[test]
 fn a_swap_shows_nothing_until_it_is_whole() {
-    let mut ground = Ground::new(NICS, &[Role::Observing]);
+    let mut ground = Ground::new(NICS, &[Role::Observing]).unwrap();
     let (mut steps, mut judged, mut differing) = (0, 0, 0);
     for seed in 0..8 {
         let (policy, names, host) = random_policy(500 + seed);
@@ -45,20 +48,20 @@ fn a_swap_shows_nothing_until_it_is_whole() {
         let idle = SlotIndex::of(ground.active).other();
         let swap = rebuild(ground.slot(idle), &new);
         for (number, step) in swap.iter().enumerate() {
-            ground.step(idle, step);
+            ground.step(idle, step).unwrap();
             let one_of_many = matches!(step, Step::PortClass { .. } | Step::Zone { .. });
             if !one_of_many || number % SAMPLE == 0 {
                 judged += probes.len();
                 for Probe { nic, frame, old, .. } in &probes {
-                    assert_eq!(ground.observe(*nic, frame), *old, "seed {seed}, {step:?}");
+                    assert_eq!(ground.observe(*nic, frame).unwrap(), *old, "seed {seed}, {step:?}");
                 }
             }
         }
         steps += swap.len();
-        ground.activate(idle, &new);
+        ground.activate(idle, &new).unwrap();
         for Probe { nic, frame, new, .. } in &mut probes {
             new.active = ground.active.0;
-            assert_eq!(ground.observe(*nic, frame), *new, "seed {seed}, after the swap");
+            assert_eq!(ground.observe(*nic, frame).unwrap(), *new, "seed {seed}, after the swap");
         }
     }
     println!("swaps: {steps} steps, {judged} packets between them, {differing} judged anew after");
@@ -67,7 +70,7 @@ fn a_swap_shows_nothing_until_it_is_whole() {
 
 #[test]
 fn a_process_that_ends_leaves_one_whole_policy() {
-    let mut ground = Ground::new([0], &[Role::Observing]);
+    let mut ground = Ground::new([0], &[Role::Observing]).unwrap();
     // Policies of gateways with the one NIC that the program is loaded for.
     let policies = (0..).map(random_policy).filter(|(_, _, host)| {
         let nics: Vec<u8> = host.nics.iter().map(|nic| nic.slot).collect();
@@ -85,25 +88,33 @@ fn a_process_that_ends_leaves_one_whole_policy() {
         let idle = SlotIndex::of(ground.active).other();
         let swap = rebuild(ground.slot(idle), &new);
         for step in &swap[..swap.len() / 3 * (round + 1)] {
-            ground.step(idle, step);
+            ground.step(idle, step).unwrap();
         }
-        ground = ground.reopen();
+        ground = ground.reopen().unwrap();
         reopened += 1;
         for Probe { nic, frame, old, .. } in &probes {
-            assert_eq!(ground.observe(*nic, frame), *old, "round {round}, between two steps");
+            assert_eq!(
+                ground.observe(*nic, frame).unwrap(),
+                *old,
+                "round {round}, between two steps"
+            );
         }
         // The next process finishes what it finds, whatever that is.
         for step in rebuild(ground.slot(idle), &new) {
-            ground.step(idle, &step);
+            ground.step(idle, &step).unwrap();
         }
-        ground.activate(idle, &new);
+        ground.activate(idle, &new).unwrap();
         if round == 1 {
-            ground = ground.reopen();
+            ground = ground.reopen().unwrap();
             reopened += 1;
         }
         for Probe { nic, frame, new, .. } in &probes {
             let expected = Observation { active: ground.active.0, ..*new };
-            assert_eq!(ground.observe(*nic, frame), expected, "round {round}, after the swap");
+            assert_eq!(
+                ground.observe(*nic, frame).unwrap(),
+                expected,
+                "round {round}, after the swap"
+            );
         }
     }
     println!("pins: opened again {reopened} times, both slots as they were written");
@@ -111,14 +122,14 @@ fn a_process_that_ends_leaves_one_whole_policy() {
 
 #[test]
 fn names_change_in_the_slot_in_force() {
-    let mut ground = Ground::new(NICS, &[Role::Observing]);
+    let mut ground = Ground::new(NICS, &[Role::Observing]).unwrap();
     let (mut steps, mut judged, mut differing) = (0, 0, 0);
     for seed in 0..20 {
         let (policy, mut names, host) = random_policy(700 + seed);
         let mut ledger = CounterLedger::default();
         let mut compiled = compile(&policy, &names, &host, &mut ledger).expect("it fits");
         let mut free = FreeRows::default();
-        ground.swap(&compiled.tables);
+        ground.swap(&compiled.tables).unwrap();
         for round in 0..4 {
             let new_names = random_change(seed << 8 | round, &names);
             let next = compile_names(&compiled, &policy, &new_names, &host, &mut ledger, &free)
@@ -143,11 +154,11 @@ fn names_change_in_the_slot_in_force() {
                 // Rows are cleared only when no packet can be on its way to them any more.
                 ground.maps.wait_for_packets().unwrap();
                 for step in diff(&from.tables, &to.tables) {
-                    ground.step(active, &step);
+                    ground.step(active, &step).unwrap();
                     steps += 1;
                     judged += probes.len();
                     for Probe { nic, frame, old, new } in &probes {
-                        let seen = ground.observe(*nic, frame);
+                        let seen = ground.observe(*nic, frame).unwrap();
                         assert!(
                             seen == *old || seen == *new,
                             "seed {seed}, round {round}, {step:?}: {seen:?} is neither {old:?} \
@@ -156,7 +167,11 @@ fn names_change_in_the_slot_in_force() {
                     }
                 }
                 for Probe { nic, frame, new, .. } in &probes {
-                    assert_eq!(ground.observe(*nic, frame), *new, "seed {seed}, round {round}");
+                    assert_eq!(
+                        ground.observe(*nic, frame).unwrap(),
+                        *new,
+                        "seed {seed}, round {round}"
+                    );
                 }
             }
             free.grants.extend(freed.grants);

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Maps of a test's own, and the program over them: what the kernel decides, beside what the host
+//! decides.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    mem::offset_of,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use filter_common::{
+    decide::{Decision, decide},
+    parse::Headers,
+    tables::Mode,
+    wire::{Active, COUNTERS_PER_NIC, Counter, Event, Observation, SlotSettings},
+};
+use filter_user::{
+    compile::{SlotTables, Step, View, apply, rebuild},
+    kernel::{
+        Instance, PinDirectory, Role, SharedMaps,
+        maps::{Provenance, SlotIndex},
+    },
+};
+
+use crate::{netns, workdir::PinDir};
+
+/// The smallest frame that the kernel runs a program on: an Ethernet header.
+pub const SHORTEST: usize = 14;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// Pinned maps, and the program for each of some NICs.
+///
+/// The fields are dropped in this order: handles first, then the pins.
+pub struct Ground {
+    /// The maps.
+    pub maps: SharedMaps,
+    samples: Samples,
+    enforcing: BTreeMap<u8, Instance>,
+    observing: BTreeMap<u8, Instance>,
+    /// What was written into each slot.
+    slots: [SlotTables; 2],
+    /// Which slot is in force.
+    pub active: Active,
+    /// Holds the lock.
+    pins: PinDirectory,
+    directory: PinDir,
+}
+
+/// Takes all samples out of the ring buffer, whose type only aya has.
+type Samples = Box<dyn FnMut() -> Vec<Vec<u8>>>;
+
+/// The counters of a NIC that aren't zero.
+pub type Counters = BTreeMap<u32, Counter>;
+
+/// What a packet did beside its verdict.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traces {
+    /// Samples of it that were sent.
+    pub samples: Vec<Vec<u8>>,
+    /// Samples that were left out, or did not fit.
+    pub left_out: u64,
+}
+
+// === impl Ground ===
+
+impl fmt::Debug for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ground").field("active", &self.active).finish_non_exhaustive()
+    }
+}
+
+impl Ground {
+    /// Creates the maps, and loads the program for these NICs in these roles.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses maps or program.
+    pub fn new(nics: impl IntoIterator<Item = u8>, roles: &[Role]) -> Result<Self> {
+        let directory = PinDir::new(&format!("test-{}", netns::unique()))?;
+        let pins = PinDirectory::create(directory.path())?;
+        let (maps, samples) = open(&pins, Provenance::Created)?;
+        let nics: BTreeSet<u8> = nics.into_iter().collect();
+        let load = |role| {
+            let wanted = nics.iter().copied().filter(|_| roles.contains(&role));
+            load(&pins, wanted, role)
+        };
+        Ok(Self {
+            maps,
+            samples,
+            enforcing: load(Role::Enforcing)?,
+            observing: load(Role::Observing)?,
+            slots: [SlotTables::default(), SlotTables::default()],
+            active: Active::default(),
+            pins,
+            directory,
+        })
+    }
+
+    /// Lets go of every handle, as a process that ends, then opens the pins again and reads what
+    /// the slots hold. The program then only observes.
+    ///
+    /// # Errors
+    ///
+    /// A pin is gone, or a slot holds something else than was written.
+    pub fn reopen(self) -> Result<Self> {
+        let nics: Vec<u8> = self.enforcing.keys().chain(self.observing.keys()).copied().collect();
+        let Self { maps, samples, enforcing, observing, slots, active, pins, directory } = self;
+        // The lock of the directory goes with its handle.
+        drop((maps, samples, enforcing, observing, pins));
+        let pins = PinDirectory::open(directory.path())?.context("the pins are gone")?;
+        let (maps, samples) = open(&pins, Provenance::Pinned)?;
+        ensure!(maps.active()? == active, "another slot is in force");
+        let [first, second] = &slots;
+        for (slot, written) in [(SlotIndex::First, first), (SlotIndex::Second, second)] {
+            ensure!(maps.read_slot(slot)? == *written, "{slot:?} changed");
+        }
+        let observing = load(&pins, nics, Role::Observing)?;
+        let enforcing = BTreeMap::new();
+        Ok(Self { maps, samples, enforcing, observing, slots, active, pins, directory })
+    }
+
+    /// What stands in the slot in force.
+    #[must_use]
+    pub fn tables(&self) -> &SlotTables {
+        self.slot(SlotIndex::of(self.active))
+    }
+
+    /// What stands in a slot.
+    #[must_use]
+    pub fn slot(&self, slot: SlotIndex) -> &SlotTables {
+        let [first, second] = &self.slots;
+        match slot {
+            SlotIndex::First => first,
+            SlotIndex::Second => second,
+        }
+    }
+
+    /// Builds tables in the idle slot, step by step, and puts them in force.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written.
+    pub fn swap(&mut self, tables: &SlotTables) -> Result<()> {
+        let idle = SlotIndex::of(self.active).other();
+        for step in rebuild(self.slot(idle), tables) {
+            self.step(idle, &step)?;
+        }
+        self.activate(idle, tables)
+    }
+
+    /// Carries out one step in a slot.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn step(&mut self, slot: SlotIndex, step: &Step) -> Result<()> {
+        self.maps.apply(slot, step)?;
+        let [first, second] = &mut self.slots;
+        let tables = match slot {
+            SlotIndex::First => first,
+            SlotIndex::Second => second,
+        };
+        apply(tables, step);
+        Ok(())
+    }
+
+    /// Puts a slot in force, which holds these tables.
+    ///
+    /// # Errors
+    ///
+    /// It holds others, or the map can't be written.
+    pub fn activate(&mut self, slot: SlotIndex, tables: &SlotTables) -> Result<()> {
+        ensure!(self.slot(slot) == tables, "{slot:?} does not hold what is to be put in force");
+        self.active = Active::new(slot.number(), self.active.generation() + 1);
+        self.maps.activate(slot, self.active.generation())?;
+        self.maps.wait_for_packets()
+    }
+
+    /// Runs the program that enforces; whether the frame passes.
+    ///
+    /// # Errors
+    ///
+    /// No such program was loaded, or it can't be run on this frame.
+    pub fn run(&mut self, nic: u8, frame: &[u8]) -> Result<bool> {
+        let instance = self.enforcing.get_mut(&nic).context("no program enforces for this NIC")?;
+        match instance.run(frame)? {
+            XDP_PASS => Ok(true),
+            XDP_DROP => Ok(false),
+            action => bail!("XDP action {action}"),
+        }
+    }
+
+    /// Asks the program that observes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ground::run`].
+    pub fn observe(&mut self, nic: u8, frame: &[u8]) -> Result<Observation> {
+        let instance = self.observing.get_mut(&nic).context("no program observes for this NIC")?;
+        instance.observe(frame)
+    }
+
+    /// What the program that observes has to say, by these tables.
+    #[must_use]
+    pub fn expected(&self, tables: &SlotTables, nic: u8, frame: &[u8]) -> Observation {
+        judge(tables, nic, frame).observation(self.active, mode(tables))
+    }
+
+    /// All counters of a NIC that aren't zero.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn counters(&self, nic: u8) -> Result<Counters> {
+        let mut counters = Counters::new();
+        for counter in 0..COUNTERS_PER_NIC {
+            let value = self.maps.counter(nic, counter)?;
+            if value != Counter::default() {
+                counters.insert(counter, value);
+            }
+        }
+        Ok(counters)
+    }
+
+    /// What came since this was asked last. `before` is the number that it gave then.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn traces(&mut self, before: &mut u64) -> Result<Traces> {
+        let loss = self.maps.event_loss()?;
+        let left_out = loss.skipped + loss.lost;
+        let traces = Traces { samples: (self.samples)(), left_out: left_out - *before };
+        *before = left_out;
+        Ok(traces)
+    }
+
+    /// Instructions that the verifier processed for one program, and how long loading took on
+    /// average.
+    #[must_use]
+    pub fn verified(&self) -> (Option<u32>, Duration) {
+        let instances: Vec<&Instance> = self.enforcing.values().collect();
+        let time: Duration = instances.iter().map(|instance| instance.load_time).sum();
+        let number = u32::try_from(instances.len()).unwrap_or(u32::MAX).max(1);
+        (instances.first().and_then(|first| first.verified_instructions), time / number)
+    }
+}
+
+/// What the host decides.
+#[must_use]
+pub fn judge(tables: &SlotTables, nic: u8, frame: &[u8]) -> Decision {
+    decide(frame, &View { tables, nic: nic.into() }, &mut Headers::default())
+}
+
+/// What is done with denied packets.
+#[must_use]
+pub fn mode(tables: &SlotTables) -> Mode {
+    if tables.settings.mode == SlotSettings::AUDIT { Mode::Audit } else { Mode::Enforce }
+}
+
+/// The reason in a sample; `None` if it has not the length of one.
+#[must_use]
+pub fn reason_of(sample: &[u8]) -> Option<u8> {
+    let whole = sample.len() == size_of::<Event>();
+    sample.get(offset_of!(Event, reason)).copied().filter(|_| whole)
+}
+
+fn load(
+    pins: &PinDirectory,
+    nics: impl IntoIterator<Item = u8>,
+    role: Role,
+) -> Result<BTreeMap<u8, Instance>> {
+    nics.into_iter().map(|nic| Ok((nic, Instance::load(pins, nic, role)?))).collect()
+}
+
+fn open(pins: &PinDirectory, expected: Provenance) -> Result<(SharedMaps, Samples)> {
+    let (maps, mut ring, provenance) = SharedMaps::open(pins)?;
+    ensure!(provenance == expected, "the maps are {provenance:?}, not {expected:?}");
+    let samples = move || {
+        let mut samples = Vec::new();
+        while let Some(sample) = ring.next() {
+            samples.push(sample.to_vec());
+        }
+        samples
+    };
+    Ok((maps, Box::new(samples)))
+}
