@@ -60,6 +60,8 @@ pub struct Gateway {
     pub mode: Mode,
     /// What a denied client gets.
     pub deny: DenyAction,
+    /// What becomes of connections that a changed policy no longer allows.
+    pub on_change: OnChange,
     /// Where `[gateway]` stands.
     pub origin: Origin,
 }
@@ -101,6 +103,16 @@ pub enum DenyAction {
     Reject,
 }
 
+/// `on_change`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnChange {
+    /// What the policy in force doesn't allow passes no more, whenever it was opened.
+    #[default]
+    Cut,
+    /// Connections that were allowed when they were opened go on until they end.
+    Keep,
+}
+
 /// `[dns]`: how names are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
@@ -121,9 +133,10 @@ pub struct Dns {
 /// `[management]`: packets to the gateway's own addresses that always pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Management {
-    /// Inside NICs from which they pass; empty: from each inside NIC.
+    /// NICs, inside or outside, from which they pass; empty: from each inside NIC, and from no
+    /// outside one.
     pub nics: Vec<NicName>,
-    /// Sources from which they pass; empty: no guard.
+    /// Sources from which they pass, much less than the whole internet; empty: no guard.
     pub from: Vec<IpNet>,
     /// The guarded TCP ports.
     pub tcp: PortRanges,

@@ -19,8 +19,8 @@ use filter_user::{
     names::Snapshot,
     policy::{
         Clients, DenyAction, Destination, Dns, Echo, Fqdn, Gateway, IpProtocol, Label, Management,
-        Mode, NamePattern, NicName, Origin, Policy, PortRange, PortRanges, Ports, Rule, RuleState,
-        SourceGroup, SpecialPurpose, XdpMode,
+        Mode, NamePattern, NicName, OnChange, Origin, Policy, PortRange, PortRanges, Ports, Rule,
+        RuleState, SourceGroup, SpecialPurpose, XdpMode,
     },
 };
 use ipnet::IpNet;
@@ -213,6 +213,7 @@ pub fn random_policy(seed: u64) -> (Policy, Snapshot, Host) {
             xdp_mode: XdpMode::Auto,
             mode: Mode::Enforce,
             deny: DenyAction::Drop,
+            on_change: OnChange::Cut,
             origin: origin(1),
         },
         dns: Dns {

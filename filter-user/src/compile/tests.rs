@@ -45,6 +45,7 @@ impl World {
                 xdp_mode: XdpMode::Auto,
                 mode: Mode::Enforce,
                 deny: DenyAction::Drop,
+                on_change: crate::policy::OnChange::Cut,
                 origin: origin(1),
             },
             dns: Dns {

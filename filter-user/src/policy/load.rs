@@ -24,7 +24,7 @@ use self::{
     reader::{Report, TomlFile},
     sections::Collector,
 };
-use super::{DenyAction, Destination, NamePattern, Origin, Policy, Rule};
+use super::{DenyAction, Destination, NamePattern, OnChange, Origin, Policy, Rule};
 
 /// What loading gives: the policy, and what is worth saying about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub enum Kind {
     SpecialPurpose,
     /// Names without a resolver.
     Unresolvable,
+    /// No way to the gateway that rules can't shut.
+    Unguarded,
 }
 
 /// Every error of a configuration directory, by file and line; never empty.
@@ -211,6 +213,14 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
             help: "denied packets are dropped without an answer instead".to_owned(),
         });
     }
+    if policy.gateway.on_change == OnChange::Keep {
+        notes.push(Diagnostic {
+            kind: Kind::NotEnforced,
+            origin: Some(policy.gateway.origin.clone()),
+            message: "on_change = \"keep\" is not enforced yet".to_owned(),
+            help: "what a changed policy no longer allows is cut at once instead".to_owned(),
+        });
+    }
     if !policy.gateway.outside.is_empty() {
         notes.push(Diagnostic {
             kind: Kind::NotEnforced,
@@ -319,6 +329,7 @@ impl Kind {
             Self::Broad => "wildcards over names that anybody can get",
             Self::SpecialPurpose => "special-purpose prefixes",
             Self::Unresolvable => "rules with names that can't be resolved",
+            Self::Unguarded => "gateways without a management guard",
         }
     }
 }
@@ -444,7 +455,9 @@ mod tests {
     use super::*;
     use crate::policy::{Clients, Mode, RuleState, SpecialPurpose, XdpMode};
 
-    const MINIMAL: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n";
+    const UNGUARDED: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n";
+    const MINIMAL: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n\
+                           [management]\nfrom = [\"10.0.10.0/28\"]\ntcp = [22]\n";
 
     fn parsed(gateway: &str, rules: &str) -> Loaded {
         let files = [
@@ -460,11 +473,17 @@ mod tests {
 
     #[test]
     fn everything_has_a_safe_default() {
-        let Loaded { policy, warnings } = parsed(MINIMAL, "");
-        assert_eq!(lines(&warnings), [""; 0]);
+        let Loaded { policy, warnings } = parsed(UNGUARDED, "");
+        assert_eq!(
+            lines(&warnings),
+            ["gateway.toml:1: nothing keeps the way to the gateway open for its administrators: \
+              there is no [management]; add it with from = [\"192.0.2.0/28\"] and tcp = [22], or \
+              a wrong rule can shut you out"]
+        );
         assert_eq!(policy.gateway.xdp_mode, XdpMode::Auto);
         assert_eq!(policy.gateway.mode, Mode::Enforce);
         assert_eq!(policy.gateway.deny, DenyAction::Drop);
+        assert_eq!(policy.gateway.on_change, OnChange::Cut);
         assert_eq!(policy.gateway.origin.to_string(), "gateway.toml:1");
         assert!(policy.dns.upstream.is_empty());
         assert_eq!(policy.dns.min_ttl, Duration::from_secs(60));
@@ -484,6 +503,7 @@ ignore   = ["wlan0"]
 xdp_mode = "generic"
 mode     = "audit"
 deny     = "reject"
+on_change = "keep"
 
 [dns]
 upstream = ["192.0.2.53", "2001:db8::53"]
@@ -493,8 +513,8 @@ grace    = "1d"
 max_addresses_per_name = 4096
 
 [management]
-interface = "eth1"
-from = ["10.0.10.0/28"]
+interface = ["eth1", "eth0"]
+from = ["10.0.10.0/28", "2001:db8:9::/48"]
 tcp  = [22]
 udp  = ["60000-61000"]
 
@@ -543,6 +563,10 @@ note = "for the admins"
         assert_eq!(policy.dns.grace, Duration::from_secs(86_400));
         assert_eq!(policy.dns.min_ttl, Duration::from_secs(300));
         assert_eq!(policy.management.udp.to_string(), "60000-61000");
+        assert_eq!(
+            policy.management.nics,
+            [policy.gateway.inside[0].clone(), policy.gateway.outside[0].clone()]
+        );
         let source = &policy.sources[0];
         assert_eq!(source.cidr[0].to_string(), "10.0.10.0/24");
         assert_eq!((source.interface.len(), source.vlan.len()), (2, 2));
@@ -572,12 +596,14 @@ note = "for the admins"
             [
                 "gateway.toml:2: deny = \"reject\" is not enforced yet; denied packets are \
                  dropped without an answer instead",
+                "gateway.toml:2: on_change = \"keep\" is not enforced yet; what a changed policy \
+                 no longer allows is cut at once instead",
                 "gateway.toml:2: outside NICs are not filtered yet; what enters them is left to the \
                  host's own firewall; what clients send is judged where it enters the inside NICs",
-                "gateway.toml:10: [dns] listen is not enforced yet: the forwarder is not started; \
+                "gateway.toml:11: [dns] listen is not enforced yet: the forwarder is not started; \
                  clients' questions to these addresses pass, but nothing of ours answers them and \
                  no address is learned from them",
-                "gateway.toml:23: source \"managed\": vlan only matches tags that the NIC leaves in \
+                "gateway.toml:24: source \"managed\": vlan only matches tags that the NIC leaves in \
                  the frame; where the NIC takes them off, the group has no members; switch that \
                  off with `ethtool -K NIC rxvlan off`",
                 "policy.d/a.toml:7: rule \"intune-163\": the wildcard name \

@@ -39,6 +39,34 @@ const fn v6(
     Range { prefix: Ipv6Net::new_assert(address, length), name, source }
 }
 
+/// How much of all unicast addresses prefixes cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Share {
+    /// Less than a quarter.
+    Little,
+    /// A quarter or more.
+    Much,
+    /// All.
+    All,
+}
+
+/// How much of both families' addresses prefixes cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Of 0.0.0.0 to 223.255.255.255.
+    pub ipv4: Share,
+    /// Of 2000::/3, outside which there is no global unicast (RFC 4291).
+    pub ipv6: Share,
+}
+
+/// What can be a host's address: all but multicast and what is reserved behind it.
+const UNICAST4: [Ipv4Net; 3] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 1),
+    Ipv4Net::new_assert(Ipv4Addr::new(128, 0, 0, 0), 2),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 0, 0), 3),
+];
+const UNICAST6: [Ipv6Net; 1] = [Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)];
+
 /// The first that matches gives the name: narrow ones stand before what holds them.
 const IPV4: [Range<Ipv4Net>; 16] = [
     v4([0, 0, 0, 0], 32, "unspecified", "RFC 1122"),
@@ -108,12 +136,85 @@ pub fn special_purpose_prefix(prefix: &IpNet) -> Option<&'static str> {
     }
 }
 
+/// How much of all unicast addresses prefixes cover together, each address counted once.
+#[must_use]
+pub fn unicast_shares(prefixes: &[IpNet]) -> Shares {
+    Shares {
+        ipv4: share(prefixes, &UNICAST4.map(IpNet::from)),
+        ipv6: share(prefixes, &UNICAST6.map(IpNet::from)),
+    }
+}
+
+/// The prefixes of `whole` are disjoint and of one family, and fewer than all of its addresses.
+fn share(prefixes: &[IpNet], whole: &[IpNet]) -> Share {
+    let all: u128 = whole.iter().map(addresses).sum();
+    let common = |a: &IpNet, b: &IpNet| match (a.contains(b), b.contains(a)) {
+        (true, _) => addresses(b),
+        (false, true) => addresses(a),
+        (false, false) => 0,
+    };
+    let covered: u128 = IpNet::aggregate(&prefixes.to_vec())
+        .iter()
+        .flat_map(|prefix| whole.iter().map(move |part| common(prefix, part)))
+        .sum();
+    if covered == all {
+        Share::All
+    } else if covered >= all / 4 {
+        Share::Much
+    } else {
+        Share::Little
+    }
+}
+
+/// The number of addresses in a prefix; that of `::/0` doesn't fit and is given as one less.
+fn addresses(prefix: &IpNet) -> u128 {
+    let bits = prefix.max_prefix_len() - prefix.prefix_len();
+    1_u128.checked_shl(u32::from(bits)).unwrap_or(u128::MAX)
+}
+
+// === impl Shares ===
+
+impl Shares {
+    /// That of the family of which more is covered.
+    #[must_use]
+    pub fn greater(self) -> Share {
+        self.ipv4.max(self.ipv6)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn shares() {
+        use Share::{All, Little, Much};
+        let cases: [(&[&str], Share, Share); 15] = [
+            (&[], Little, Little),
+            (&["0.0.0.0/0"], All, Little),
+            (&["::/0"], Little, All),
+            (&["2000::/3"], Little, All),
+            (&["::/2"], Little, All),
+            (&["0.0.0.0/1", "128.0.0.0/1"], All, Little),
+            // Nobody lives in the rest.
+            (&["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3"], All, Little),
+            (&["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/4"], Much, Little),
+            (&["128.0.0.0/1"], Much, Little),
+            (&["64.0.0.0/2"], Much, Little),
+            (&["64.0.0.0/3", "64.0.0.0/4", "80.0.0.0/4"], Little, Little),
+            (&["64.0.0.0/3", "96.0.0.0/3"], Much, Little),
+            (&["2000::/5"], Little, Much),
+            (&["2a00::/12", "fd00::/8", "fe80::/10", "224.0.0.0/3"], Little, Little),
+            (&["10.0.0.0/8", "2000::/4", "3000::/4"], Little, All),
+        ];
+        for (prefixes, ipv4, ipv6) in cases {
+            let parsed: Vec<IpNet> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(unicast_shares(&parsed), Shares { ipv4, ipv6 }, "{prefixes:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_ranges() {
         let cases = [
             ("0.0.0.0", Some("unspecified")),
             ("0.1.2.3", Some("this network")),

@@ -17,7 +17,7 @@ const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cases/warning
 
 #[test]
 fn every_configuration_has_its_warnings() {
-    check(CASES, 8, |case| {
+    check(CASES, 10, |case| {
         let loaded = load(case).unwrap_or_else(|errors| panic!("{}: {errors}", case.display()));
         loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect()
     });
@@ -45,7 +45,8 @@ fn long_lists() {
     }
     let directory = tempfile::tempdir().unwrap();
     let gateway = "[gateway]\ninside = [\"eth1\"]\noutside = []\n\
-                   [dns]\nupstream = [\"192.0.2.53\"]\n";
+                   [dns]\nupstream = [\"192.0.2.53\"]\n\
+                   [management]\nfrom = [\"10.0.10.0/28\"]\ntcp = [22]\n";
     fs::write(directory.path().join("gateway.toml"), gateway).unwrap();
     fs::create_dir(directory.path().join("policy.d")).unwrap();
     fs::write(directory.path().join("policy.d/long.toml"), text).unwrap();

@@ -7,7 +7,6 @@ use std::{
     ops::Range,
 };
 
-use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -20,7 +19,8 @@ use super::{
 };
 use crate::policy::{
     Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Mode, NicName,
-    Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, XdpMode,
+    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, XdpMode,
+    special::{Share, Shares, unicast_shares},
 };
 
 /// The parts of a policy, as they are found file by file.
@@ -37,7 +37,7 @@ pub(super) struct Collector {
     inbound_names: BTreeMap<Label, Origin>,
     /// Groups and NICs that are named somewhere, to be looked up when all files are read.
     wanted_groups: Vec<(Label, Mention)>,
-    wanted_nics: Vec<(NicName, Mention)>,
+    wanted_nics: Vec<(NicName, Side, Mention)>,
     files: Files,
 }
 
@@ -58,6 +58,13 @@ struct Mention {
 const MOST_ADDRESSES: u16 = 4096;
 const TABLES: [&str; 6] = ["gateway", "dns", "management", "source", "rule", "inbound"];
 const GUARD_HELP: &str = "name the prefixes of the administrators";
+
+/// On which side a NIC that something names may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Inside,
+    Either,
+}
 
 // === impl Collector ===
 
@@ -150,14 +157,22 @@ impl Collector {
         let gateway = self.gateway?;
         // An empty list has been complained about.
         if !gateway.inside.is_empty() {
-            let known: Vec<&str> = gateway.inside.iter().map(NicName::as_str).collect();
-            for (nic, mention) in &self.wanted_nics {
-                if !gateway.inside.contains(nic) {
-                    let what = format!("{}: this is no inside NIC", mention.subject);
-                    let help = format!(
-                        "name one of [gateway] inside ({}), or add it there",
-                        known.join(", ")
-                    );
+            for (nic, side, mention) in &self.wanted_nics {
+                let (outside, what, lists) = match side {
+                    Side::Inside => (&[][..], "no inside NIC", "inside"),
+                    Side::Either => (
+                        &gateway.outside[..],
+                        "neither an inside nor an outside NIC",
+                        "inside or outside",
+                    ),
+                };
+                let mut known = gateway.inside.iter().chain(outside);
+                if known.clone().all(|other| other != nic) {
+                    let first = known.next().map(NicName::as_str).unwrap_or_default();
+                    let names =
+                        known.fold(first.to_owned(), |names, nic| format!("{names}, {nic}"));
+                    let what = format!("{}: this is {what}", mention.subject);
+                    let help = format!("name one of [gateway] {lists} ({names}), or add it there");
                     report.error(&mention.origin, what, help);
                 }
             }
@@ -178,7 +193,10 @@ impl Collector {
     }
 
     fn gateway(&mut self, section: &Section<'_>, report: &mut Report) {
-        section.only(&["inside", "outside", "ignore", "xdp_mode", "mode", "deny"], report);
+        section.only(
+            &["inside", "outside", "ignore", "xdp_mode", "mode", "deny", "on_change"],
+            report,
+        );
         let mut seen: BTreeMap<NicName, (&str, Origin)> = BTreeMap::new();
         let mut nics = |key: &'static str, entry: Option<Entry<'_>>, report: &mut Report| {
             let mut names = Vec::new();
@@ -213,9 +231,11 @@ impl Collector {
             [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
         let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
         let denials = [("drop", DenyAction::Drop), ("reject", DenyAction::Reject)];
+        let changes = [("cut", OnChange::Cut), ("keep", OnChange::Keep)];
         let xdp_mode = section.get("xdp_mode").and_then(|entry| entry.choice(&xdp_modes, report));
         let mode = section.get("mode").and_then(|entry| entry.choice(&modes, report));
         let deny = section.get("deny").and_then(|entry| entry.choice(&denials, report));
+        let on_change = section.get("on_change").and_then(|entry| entry.choice(&changes, report));
         self.gateway = Some(Gateway {
             inside,
             outside,
@@ -223,6 +243,7 @@ impl Collector {
             xdp_mode: xdp_mode.unwrap_or_default(),
             mode: mode.unwrap_or_default(),
             deny: deny.unwrap_or_default(),
+            on_change: on_change.unwrap_or_default(),
             origin: section.origin.clone(),
         });
     }
@@ -267,7 +288,7 @@ impl Collector {
         let mut management =
             Management { origin: Some(section.origin.clone()), ..Management::default() };
         if let Some(entry) = section.get("interface") {
-            management.nics = self.inside_nics(&entry, report);
+            management.nics = self.nics(&entry, Side::Either, report);
         }
         let help =
             "write from = [\"192.0.2.0/24\"], the addresses from which the gateway is managed";
@@ -278,20 +299,29 @@ impl Collector {
             }
             for member in members.unwrap_or_default() {
                 let Some(prefix) = prefix_member(&member, report) else { continue };
-                if prefix.prefix_len() == 0 {
-                    member.error(
-                        "the guard would open the gateway to every address, past all rules",
-                        GUARD_HELP,
-                        report,
-                    );
-                } else {
-                    management.from.push(prefix);
+                match unicast_shares(&[prefix]).greater() {
+                    Share::All => {
+                        let what =
+                            "the guard would open the gateway to every address, past all rules";
+                        member.error(what, GUARD_HELP, report);
+                    }
+                    Share::Much => {
+                        let what = "the guard would open the gateway to a quarter or more of all \
+                                    addresses, past all rules";
+                        member.error(what, GUARD_HELP, report);
+                    }
+                    Share::Little => management.from.push(prefix),
                 }
             }
-            // Halves that make up the whole are as open as the whole.
-            let joined = IpNet::aggregate(&management.from);
-            if let Some(all) = joined.iter().find(|prefix| prefix.prefix_len() == 0) {
-                let what = format!("these prefixes make up {all}, which is every address");
+            // Parts that make up the whole are as open as the whole.
+            let Shares { ipv4, ipv6 } = unicast_shares(&management.from);
+            for (family, share) in [("IPv4", ipv4), ("IPv6", ipv6)] {
+                let how_much = match share {
+                    Share::All => "all",
+                    Share::Much => "a quarter or more of all",
+                    Share::Little => continue,
+                };
+                let what = format!("these prefixes together make up {how_much} {family} addresses");
                 entry.error(&what, GUARD_HELP, report);
             }
         }
@@ -353,7 +383,7 @@ impl Collector {
             }
         }
         let interface = match section.get("interface") {
-            Some(entry) => self.inside_nics(&entry, report),
+            Some(entry) => self.nics(&entry, Side::Inside, report),
             None => Vec::new(),
         };
         let mut vlan = BTreeSet::new();
@@ -468,12 +498,12 @@ impl Collector {
         groups
     }
 
-    fn inside_nics(&mut self, entry: &Entry<'_>, report: &mut Report) -> Vec<NicName> {
+    fn nics(&mut self, entry: &Entry<'_>, side: Side, report: &mut Report) -> Vec<NicName> {
         let mut nics = Vec::new();
         for member in filled(entry, NIC_HELP, report) {
             if let Some(nic) = nic(&member, report) {
                 let mention = Mention { origin: member.origin(), subject: member.subject() };
-                self.wanted_nics.push((nic.clone(), mention));
+                self.wanted_nics.push((nic.clone(), side, mention));
                 nics.push(nic);
             }
         }

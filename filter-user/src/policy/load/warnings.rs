@@ -58,6 +58,7 @@ enum Of {
 
 /// Looks through the rules that take part.
 pub(super) fn check(policy: &Policy, report: &mut Report) {
+    guard(policy, report);
     let mut terms = AllTerms { numbers: BTreeMap::new(), known: BTreeMap::new(), list: Vec::new() };
     let mut prefixes: Vec<(IpNet, Entry<'_>)> = Vec::new();
     let mut names: Vec<(&NamePattern, Entry<'_>)> = Vec::new();
@@ -92,15 +93,40 @@ pub(super) fn check(policy: &Policy, report: &mut Report) {
     covered_names(names, &mut terms, report);
 }
 
+/// Whether the administrators can be shut out, and whether the guard lets in too many.
+fn guard(policy: &Policy, report: &mut Report) {
+    let management = &policy.management;
+    let Some(origin) = &management.origin else {
+        report.warning(
+            Kind::Unguarded,
+            &policy.gateway.origin,
+            "nothing keeps the way to the gateway open for its administrators: there is no \
+             [management]",
+            "add it with from = [\"192.0.2.0/28\"] and tcp = [22], or a wrong rule can shut you \
+             out",
+        );
+        return;
+    };
+    for prefix in &management.from {
+        let least = widest_usual(prefix);
+        if prefix.prefix_len() < least {
+            report.warning(
+                Kind::Wide,
+                origin,
+                format!("[management]: {prefix} is wider than a /{least}"),
+                "whoever is in it gets to the guarded ports past all rules: name the prefixes of \
+                 the administrators",
+            );
+        }
+    }
+}
+
 /// What can be said of a destination by itself.
 fn single(rule: &Rule, report: &mut Report) {
     for (destination, origin) in &rule.to {
         match destination {
             Destination::Prefix(prefix) => {
-                let least = match prefix {
-                    IpNet::V4(_) => WIDE_IPV4,
-                    IpNet::V6(_) => WIDE_IPV6,
-                };
+                let least = widest_usual(prefix);
                 if let Some(range) = special_purpose_prefix(prefix) {
                     report.warning(
                         Kind::SpecialPurpose,
@@ -137,6 +163,14 @@ fn single(rule: &Rule, report: &mut Report) {
             }
             Destination::Name(_) | Destination::SelfAddresses => {}
         }
+    }
+}
+
+/// The length below which a prefix of this family is over-broad.
+fn widest_usual(prefix: &IpNet) -> u8 {
+    match prefix {
+        IpNet::V4(_) => WIDE_IPV4,
+        IpNet::V6(_) => WIDE_IPV6,
     }
 }
 
