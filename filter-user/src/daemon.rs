@@ -5,6 +5,7 @@
 //! the next one adopts what it finds.
 
 pub mod nics;
+mod pace;
 mod replies;
 pub mod state;
 pub mod tables;
@@ -27,6 +28,7 @@ use tokio::{
 
 use self::{
     nics::Attached,
+    pace::{Pace, Reading},
     state::{Saved, StateDirectory},
     tables::{Found, TwoSlots},
 };
@@ -46,6 +48,7 @@ use crate::{
         netlink::{HostState, Netlink},
         object::check_privileges,
         pins::NicPins,
+        watch,
     },
     names::{Answer, Changed, LookupFailure, NameCache, NameState, Settings, Standing},
     policy::{
@@ -57,8 +60,8 @@ use crate::{
 /// How long names of which no address is known yet are waited for, before tables without them
 /// are put in force in the place of others.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
-/// How often NICs, addresses and routes are read, and what failed is tried again.
-const HOST_INTERVAL: Duration = Duration::from_secs(2);
+/// How often what failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the addresses of names are saved at most.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Samples that a slow reader may be behind.
@@ -96,6 +99,7 @@ struct Daemon {
     host_state: HostState,
     host: Host,
     netlink: Netlink,
+    pace: Pace,
     attachments: Vec<Attachment>,
     slots: TwoSlots,
     ledger: CounterLedger,
@@ -147,7 +151,9 @@ pub async fn run(options: Options) -> Result<()> {
         };
         anyhow!("the configuration in {} is broken{kept}:\n{errors}", options.config.display())
     })?;
-    let netlink = Netlink::connect()?;
+    let mut netlink = Netlink::connect()?;
+    // Before the first reading, so that nothing can change between the two unnoticed.
+    let changes = watch::changes()?;
     let host_state = netlink.read().await?;
     nics::check(&loaded.policy, &host_state)?;
 
@@ -171,7 +177,7 @@ pub async fn run(options: Options) -> Result<()> {
     if let Err(error) = daemon.start().await {
         return Err(abandon(daemon.pins, fresh, error));
     }
-    daemon.serve(server, events, signals).await
+    daemon.serve(server, events, changes, signals).await
 }
 
 /// Removes what a failed first start left behind; an adopted set of pins stays as it is.
@@ -232,6 +238,7 @@ impl Daemon {
             nics,
             host_state,
             netlink,
+            pace: Pace::new(Instant::now()),
             attachments: Vec::new(),
             slots,
             ledger,
@@ -414,12 +421,13 @@ impl Daemon {
         mut self,
         server: Server,
         mut events: Events,
+        mut changes: mpsc::Receiver<()>,
         mut signals: Signals,
     ) -> Result<()> {
         let (calls, mut inbox) = mpsc::channel(64);
         let serving = tokio::spawn(server.serve(calls, self.drops.clone()));
-        let mut host_check = interval(HOST_INTERVAL);
-        host_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retry = interval(RETRY_INTERVAL);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut samples: Vec<DropSample> = Vec::new();
         for warning in self.all_warnings() {
             tracing::warn!("{warning}");
@@ -435,6 +443,7 @@ impl Daemon {
                 .names
                 .next_wakeup()
                 .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let reading = self.pace.next();
             tokio::select! {
                 Some((name, answer)) = self.lookups.next(), if !self.lookups.is_empty() => {
                     let mut changed = self.take_answer(&name, answer);
@@ -455,7 +464,9 @@ impl Daemon {
                         self.publish(&sample);
                     }
                 }
-                _ = host_check.tick() => self.check().await,
+                Some(()) = changes.recv() => self.pace.changed(Instant::now()),
+                () = sleep_until(reading.into()) => self.read_host().await,
+                _ = retry.tick() => self.try_again().await,
                 _ = signals.hangup.recv() => {
                     if let Err(error) = self.reload().await {
                         tracing::error!("{error:#}");
@@ -576,11 +587,23 @@ impl Daemon {
         }
     }
 
-    /// What is done every few seconds: follow the host, and try again what failed.
-    async fn check(&mut self) {
-        match self.netlink.read().await {
+    /// Reads NICs, addresses and routes, and does what follows from them.
+    async fn read_host(&mut self) {
+        let began = Instant::now();
+        let result = self.netlink.read().await;
+        let reading = if result.is_ok() { Reading::Done } else { Reading::Failed };
+        self.pace.read(began, Instant::now(), reading);
+        match result {
             Ok(state) => self.follow_host(state).await,
-            Err(error) => tracing::error!("{error:#}"),
+            Err(error) => tracing::error!("{error:#}; it is tried again"),
+        }
+    }
+
+    /// What is done every few seconds.
+    async fn try_again(&mut self) {
+        // Word comes of a NIC that is away; one that is there and has no filter is tried again.
+        if self.nic_errors.keys().any(|name| self.host_state.nics.contains_key(name)) {
+            self.read_host().await;
         }
         if self.tables_error.is_some() {
             let result = self.replace_tables();

@@ -11,6 +11,7 @@ pub mod netlink;
 pub mod object;
 pub mod pins;
 pub mod question;
+pub mod watch;
 
 pub use self::{
     attach::{AttachedMode, Attachment},

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -18,8 +19,12 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
+use tokio::time::timeout;
 
 use crate::policy::NicName;
+
+/// How long the kernel may take to tell everything; a full routing table takes it a few seconds.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// A connection to rtnetlink in the process's network namespace.
 #[derive(Debug)]
@@ -94,12 +99,27 @@ impl Netlink {
         Ok(Self { handle })
     }
 
-    /// Reads NICs, addresses and routes.
+    /// Reads NICs, addresses and routes; over a new socket where the old one is broken.
     ///
     /// # Errors
     ///
     /// The kernel doesn't answer.
-    pub async fn read(&self) -> Result<HostState> {
+    pub async fn read(&mut self) -> Result<HostState> {
+        match self.try_read().await {
+            Ok(host) => Ok(host),
+            Err(error) => {
+                tracing::debug!("netlink is tried again over a new socket: {error:#}");
+                *self = Self::connect()?;
+                self.try_read().await
+            }
+        }
+    }
+
+    async fn try_read(&self) -> Result<HostState> {
+        timeout(ANSWER, self.dump()).await.context("the kernel doesn't answer over netlink")?
+    }
+
+    async fn dump(&self) -> Result<HostState> {
         let mut host = HostState::default();
         let mut links = self.handle.link().get().execute();
         while let Some(link) = links.try_next().await.context("NICs can't be listed")? {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! NICs that go, come back or change their names: none of them may be left without the filter.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_lab::{
     dns_server::DnsServer,
@@ -17,8 +17,14 @@ use crate::support::{
     GATEWAY, ask, check_off, check_tcp, configuration, explain, has_program, zone,
 };
 
-/// The daemon looks at NICs every two seconds.
+/// What the daemon is told of is read within half a second; the rest is the machine's.
 const NOTICED: Duration = Duration::from_secs(10);
+/// What clients notice: from a change of the gateway to its tables.
+const PROMPT: Duration = Duration::from_secs(1);
+
+/// Everything is allowed, but what the gateway is itself.
+const EVERYTHING: &str =
+    "[[rule]]\nname = \"all\"\nto = [\"0.0.0.0/0\", \"::/0\"]\ntcp = \"any\"\nudp = \"any\"\n";
 
 #[test]
 fn a_nic_that_is_made_anew_is_filtered_again() {
@@ -81,9 +87,7 @@ fn a_wide_prefix_does_not_open_the_gateway() {
     let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
     let _internet = Listeners::start(&lab.internet, [22], []).unwrap();
     let _service = Listeners::start(&lab.gateway, [22], []).unwrap();
-    let everything =
-        "[[rule]]\nname = \"all\"\nto = [\"0.0.0.0/0\", \"::/0\"]\ntcp = \"any\"\nudp = \"any\"\n";
-    let wide = Configuration::new(GATEWAY).policy("wide", everything);
+    let wide = Configuration::new(GATEWAY).policy("wide", EVERYTHING);
     let mut gateway = Gateway::new(&lab, &wide).unwrap();
     gateway.start().unwrap();
     check_tcp(&lab.client, "198.51.100.7:22", Outcome::Answered);
@@ -100,7 +104,7 @@ fn a_wide_prefix_does_not_open_the_gateway() {
         assert_eq!(explain(&gateway, &question).1["reason"], "spoofed-source", "{from}");
     }
 
-    let open = everything.replace("[\"0.0.0.0/0\"", "[\"self\", \"0.0.0.0/0\"");
+    let open = EVERYTHING.replace("[\"0.0.0.0/0\"", "[\"self\", \"0.0.0.0/0\"");
     gateway.configure(&Configuration::new(GATEWAY).policy("wide", open)).unwrap();
     gateway.text(&["reload"]).unwrap();
     check_tcp(&lab.client, "10.20.0.1:22", Outcome::Answered);
@@ -127,6 +131,52 @@ fn a_restart_without_a_resolver_keeps_what_was_known() {
     gateway.start().unwrap();
     check_tcp(&lab.client, "20.190.130.1:443", Outcome::Answered);
     check_tcp(&lab.client, "20.190.130.2:443", Outcome::Silence);
+}
+
+#[test]
+fn changes_of_addresses_and_routes_are_in_the_tables_within_a_second() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let wide = Configuration::new(GATEWAY).policy("wide", EVERYTHING);
+    let mut gateway = Gateway::new(&lab, &wide).unwrap();
+    gateway.start().unwrap();
+
+    let reason = |question: &str| explain(&gateway, question).1["reason"].clone();
+    let own = "--to 10.20.0.77 --tcp 22";
+    let own6 = "--from fd00:20::2 --to fd00:20::77 --tcp 22";
+    let behind = "--from 172.16.5.5 --to 198.51.100.7 --tcp 443";
+    for (change, question, expected) in [
+        ("addr add 10.20.0.77/24 dev lan0", own, "not-listed"),
+        ("addr del 10.20.0.77/24 dev lan0", own, "rule"),
+        ("addr add fd00:20::77/64 dev lan0 nodad", own6, "not-listed"),
+        ("addr del fd00:20::77/64 dev lan0", own6, "rule"),
+        ("route add 172.16.0.0/16 via 10.20.0.2", behind, "rule"),
+        ("route del 172.16.0.0/16 via 10.20.0.2", behind, "spoofed-source"),
+    ] {
+        assert_ne!(reason(question), expected, "before `ip {change}`");
+        ip(&lab.gateway, change);
+        let start = Instant::now();
+        wait_until(change, NOTICED, || Ok(reason(question) == expected)).unwrap();
+        let took = start.elapsed();
+        println!("`ip {change}` was in the tables after {} ms", took.as_millis());
+        assert!(took < PROMPT, "{took:?} after `ip {change}`");
+    }
+
+    // More at once than the socket's buffer holds: some of the messages are lost.
+    let mut batch = String::new();
+    for net in 0..16 {
+        for host in 1..=250 {
+            batch.push_str(&format!("addr add 10.30.{net}.{host}/32 dev lan0\n"));
+        }
+    }
+    let file = gateway.state().join("batch");
+    std::fs::write(&file, batch).unwrap();
+    run(lab.gateway.command("ip").arg("-batch").arg(&file)).unwrap();
+    let start = Instant::now();
+    let last = "--to 10.30.15.250 --tcp 22";
+    wait_until("the storm is over", NOTICED, || Ok(reason(last) == "not-listed")).unwrap();
+    println!("the last of 4000 addresses was in the tables after {:?}", start.elapsed());
+    assert_eq!(ask(&gateway, &["status"])["problems"], serde_json::json!([]));
 }
 
 fn ip(namespace: &Namespace, arguments: &str) {

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! When NICs, addresses and routes are read again: soon after a change, and not all the time.
+
+use std::time::{Duration, Instant};
+
+/// Changes seldom come alone: so long after the first they are read together.
+const GATHER: Duration = Duration::from_millis(50);
+/// The least time from one reading to the next while changes go on.
+const LEAST_GAP: Duration = Duration::from_millis(500);
+/// What reading may take of the time while changes go on, as a divisor: of a full routing table it
+/// takes long, and such tables change all the time.
+const SHARE: u32 = 10;
+/// How long nothing has to have changed for everything to be read in spite of that.
+const SAFETY: Duration = Duration::from_secs(60);
+/// How long after a reading that failed the next one is tried.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The times of readings, one after the other. Time is an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// The end of the last reading.
+    last: Instant,
+    /// When the next one may begin at the earliest.
+    earliest: Instant,
+    /// When the next one is due, if there is a reason for it.
+    due: Option<Instant>,
+}
+
+/// How a reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    Done,
+    Failed,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last: now, earliest: now, due: None }
+    }
+
+    /// Something changed. A reading that is due already will see it.
+    pub(super) fn changed(&mut self, now: Instant) {
+        if self.due.is_none() {
+            self.due = Some((now + GATHER).max(self.earliest));
+        }
+    }
+
+    /// When everything is to be read.
+    pub(super) fn next(&self) -> Instant {
+        self.due.unwrap_or(self.last + SAFETY)
+    }
+
+    /// Everything was read, or wasn't.
+    pub(super) fn read(&mut self, began: Instant, ended: Instant, reading: Reading) {
+        let took = ended.saturating_duration_since(began);
+        self.last = ended;
+        self.earliest = (began + LEAST_GAP).max(ended + took * (SHARE - 1));
+        self.due = match reading {
+            Reading::Done => None,
+            Reading::Failed => Some(ended + RETRY),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_single_change_is_read_at_once() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.next(), start + SAFETY);
+        pace.changed(start + ms(1000));
+        pace.changed(start + ms(1040));
+        assert_eq!(pace.next(), start + ms(1050), "the first one counts");
+        pace.read(start + ms(1050), start + ms(1060), Reading::Done);
+        assert_eq!(pace.next(), start + ms(1060) + SAFETY);
+        pace.changed(start + ms(1100));
+        assert_eq!(pace.next(), start + ms(1550), "not twice in half a second");
+    }
+
+    #[test]
+    fn a_storm_is_read_at_most_twice_a_second_and_in_a_tenth_of_the_time() {
+        for (took, most) in [(ms(1), 20), (ms(100), 10), (ms(1000), 1)] {
+            let start = Instant::now();
+            let mut pace = Pace::new(start);
+            let mut now = start;
+            let mut readings = 0;
+            while now < start + Duration::from_secs(10) {
+                pace.changed(now);
+                if now >= pace.next() {
+                    pace.read(now, now + took, Reading::Done);
+                    readings += 1;
+                    now += took;
+                }
+                now += ms(1);
+            }
+            assert!((most..=most + 1).contains(&readings), "{took:?}: {readings}");
+        }
+    }
+
+    #[test]
+    fn what_failed_is_tried_again() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.read(start, start, Reading::Failed);
+        assert_eq!(pace.next(), start + RETRY);
+    }
+}
