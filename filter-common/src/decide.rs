@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-//! The filter: parse, always allowed, policy, default deny.
+//! The filter of the inside NICs: parse, always allowed, policy, flows, default deny.
 
 use crate::{
+    flow::{self, Flow as _, FlowState, Load, Origin, Way, Workspace},
     frame::Frame,
-    parse::{self, Address, Headers, Payload, parse, protocol},
-    tables::{Class, Mode, Tables},
+    parse::{Address, Fragment, Headers, Payload, Quoted, parse, parse_quoted, protocol},
+    tables::{Class, Mode, Role, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{Active, Grant, Observation, Permit, Selector},
+    wire::{Active, FlowKey, Grant, Observation, Permit, Selector, SlotSettings},
 };
+
+/// How long a later fragment may come after its first, in seconds: the time that Linux waits for
+/// all fragments of a packet (net.ipv4.ipfrag_time).
+const FRAGMENT_SECONDS: u64 = 30;
 
 /// A verdict, and what was looked up on the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +51,16 @@ impl Decision {
     }
 }
 
-/// Judges a frame that entered an inside NIC. What was read of it is left in `headers`, which
-/// the caller provides because the kernel's stack is too small for it.
+/// Judges a frame that entered an inside NIC. What was read of it is left in `workspace`.
 #[inline(always)]
 pub fn decide<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     tables: &T,
-    headers: &mut Headers,
+    workspace: &mut Workspace,
 ) -> Decision {
-    *headers = Headers::default();
+    workspace.headers = Headers::default();
     let (mut grant, mut class) = (Grant::NONE, Class::NONE);
-    let verdict = match judge(frame, tables, headers, &mut grant, &mut class) {
+    let verdict = match judge(frame, tables, workspace, &mut grant, &mut class) {
         Ok(verdict) => verdict,
         Err(reason) => Verdict::Drop(reason),
     };
@@ -67,52 +71,88 @@ pub fn decide<F: Frame + ?Sized, T: Tables>(
 fn judge<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     tables: &T,
-    headers: &mut Headers,
+    workspace: &mut Workspace,
     grant: &mut Grant,
     class: &mut Class,
 ) -> Result<Verdict, DropReason> {
-    let payload = parse(frame, headers)?;
-    let headers = &*headers;
+    let payload = parse(frame, &mut workspace.headers)?;
+    let headers = &workspace.headers;
     if let Payload::Control(reason) = payload {
         return Ok(Verdict::Pass(reason));
     }
     *grant = tables.grant(&headers.destination);
     let grant = *grant;
-    let own = grant.is_own();
-    if let Some(reason) = always_allowed(headers, payload, own)? {
+    if let Some(reason) = always_allowed(headers, payload, grant.is_own())? {
         return Ok(Verdict::Pass(reason));
     }
-    check_addresses(headers, own)?;
-
+    check_addresses(headers, grant)?;
     *class = tables.class(headers.vlan, &headers.source).ok_or(DropReason::SpoofedSource)?;
-    let class = *class;
+    if payload == Payload::Later {
+        return later_fragment(tables, workspace);
+    }
+    if let Payload::Icmp { offset, end } = payload
+        && icmp_kind(headers) == IcmpKind::Error
+    {
+        let Workspace { headers, quoted, .. } = &mut *workspace;
+        read_quoted(frame, headers, (offset, end), quoted)?;
+    }
+    let verdict = match policy(tables, workspace, payload, grant, *class) {
+        Ok(verdict) => verdict,
+        Err(reason) => of_flow(frame, tables, workspace, payload, reason)?,
+    };
+    remember(tables, workspace);
+    Ok(verdict)
+}
+
+/// What the rules say.
+#[inline(always)]
+fn policy<T: Tables>(
+    tables: &T,
+    workspace: &Workspace,
+    payload: Payload,
+    grant: Grant,
+    class: Class,
+) -> Result<Verdict, DropReason> {
+    let headers = &workspace.headers;
     if grant.row() == 0 {
         return Err(DropReason::NotListed);
     }
     let selector = match payload {
-        Payload::Tcp => Selector::tcp(headers.destination_port),
-        Payload::Udp => Selector::udp(headers.destination_port),
-        Payload::Icmp { offset, end } => match icmp_kind(headers) {
-            IcmpKind::EchoRequest => Selector::ECHO,
-            IcmpKind::Error => return icmp_error(frame, tables, headers, (offset, end), grant),
-            IcmpKind::Other => return Err(DropReason::IcmpType),
-        },
-        Payload::Other | Payload::Control(_) => Selector::protocol(headers.protocol),
+        Payload::Icmp { .. } if icmp_kind(headers) == IcmpKind::Error => {
+            return icmp_error(tables, headers, &workspace.quoted, grant);
+        }
+        _ => selector(headers, payload).ok_or(DropReason::IcmpType)?,
     };
     match look_up(tables, grant, class, selector)? {
         permit if permit.is_granted() => Ok(Verdict::Permit(permit)),
         _ => match payload {
             Payload::Tcp | Payload::Udp => Err(DropReason::PortNotAllowed),
-            Payload::Icmp { .. } | Payload::Other | Payload::Control(_) => {
+            Payload::Icmp { .. } | Payload::Other | Payload::Control(_) | Payload::Later => {
                 Err(DropReason::ProtocolNotAllowed)
             }
         },
     }
 }
 
+/// What rules know a packet by; `None` for ICMP that no rule can name.
+#[inline(always)]
+pub(crate) fn selector(headers: &Headers, payload: Payload) -> Option<Selector> {
+    match payload {
+        Payload::Tcp => Some(Selector::tcp(headers.destination_port)),
+        Payload::Udp => Some(Selector::udp(headers.destination_port)),
+        Payload::Icmp { .. } => match icmp_kind(headers) {
+            IcmpKind::EchoRequest => Some(Selector::ECHO),
+            IcmpKind::EchoReply | IcmpKind::Error | IcmpKind::Other => None,
+        },
+        Payload::Other | Payload::Control(_) | Payload::Later => {
+            Some(Selector::protocol(headers.protocol))
+        }
+    }
+}
+
 /// What the tables grant; [`Permit::DENIED`] where only port or protocol is wrong.
 #[inline(always)]
-fn look_up<T: Tables>(
+pub(crate) fn look_up<T: Tables>(
     tables: &T,
     grant: Grant,
     class: Class,
@@ -122,10 +162,187 @@ fn look_up<T: Tables>(
     Ok(tables.permit(ports, selector))
 }
 
+/// A packet that the policy denies for `reason` may belong to a flow that was opened towards the
+/// client, or that is kept.
+#[inline(always)]
+fn of_flow<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    payload: Payload,
+    reason: DropReason,
+) -> Result<Verdict, DropReason> {
+    let Workspace { headers, key, quoted, .. } = workspace;
+    let flags = tables.settings().flags;
+    let kind = match payload {
+        Payload::Icmp { .. } => icmp_kind(headers),
+        // A connection that a client opens is the policy's affair alone.
+        Payload::Tcp if flow::opens(headers.tcp_flags) => return Err(reason),
+        _ => IcmpKind::EchoReply,
+    };
+    if kind == IcmpKind::Other {
+        return Err(reason);
+    }
+    if flags & SlotSettings::FOLLOW != 0 {
+        // A packet of a flow that was opened to the client, by the gateway or from behind another
+        // inside NIC; or an error about one.
+        match kind {
+            IcmpKind::Error => key.set_quoted(quoted, headers.ip_version, Way::Outgoing),
+            _ => key.set(headers, Way::Incoming),
+        }
+        if let Some(found) = tables.flow(key)
+            && found.origin().is_local()
+            && found.is_live(tables.clock(), key.protocol)
+        {
+            if kind == IcmpKind::Error {
+                return quoted_in(&found);
+            }
+            return reply(frame, tables, headers, &found);
+        }
+        // A packet of a flow that was opened from outside; or an error about one.
+        match kind {
+            IcmpKind::Error => key.set_quoted(quoted, headers.ip_version, Way::Incoming),
+            _ => key.set(headers, Way::Outgoing),
+        }
+        let mut serving = serves(tables, key, Origin::Inbound);
+        if !serving {
+            key.local_port = 0;
+            serving = serves(tables, key, Origin::InboundHost);
+        }
+        if serving {
+            return Ok(Verdict::Pass(match kind {
+                IcmpKind::Error => PassReason::IcmpError,
+                _ => PassReason::Reply,
+            }));
+        }
+    }
+    if flags & SlotSettings::KEEP != 0 && kind != IcmpKind::Error {
+        key.set(headers, Way::Outgoing);
+        if tables.is_kept(key) {
+            return Ok(Verdict::Pass(PassReason::KeptFlow));
+        }
+    }
+    Err(reason)
+}
+
+/// A packet from the remote end of a live flow that the local end opened.
+#[inline(always)]
+pub(crate) fn reply<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    headers: &Headers,
+    found: &T::Flow,
+) -> Result<Verdict, DropReason> {
+    let state = flow::incoming(found.state(), found.origin(), headers.protocol, headers.tcp_flags)?;
+    advance(frame, tables, found, state);
+    Ok(Verdict::Pass(PassReason::Reply))
+}
+
+/// Notes an incoming packet of a flow.
+#[inline(always)]
+pub(crate) fn advance<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    found: &T::Flow,
+    state: FlowState,
+) {
+    if tables.role() == Role::Enforcing {
+        let load = Load { packets: 1, bytes: frame.len() };
+        found.advance(tables.clock().now, state, Way::Incoming, load);
+    }
+}
+
+/// Whether a host answers in a flow that was opened from outside. Its packet is counted when it
+/// leaves.
+#[inline(always)]
+fn serves<T: Tables>(tables: &T, key: &FlowKey, origin: Origin) -> bool {
+    match tables.flow(key) {
+        Some(found) => {
+            found.origin() == origin
+                && found.state() != FlowState::Cut
+                && found.is_live(tables.clock(), key.protocol)
+        }
+        None => false,
+    }
+}
+
+/// An ICMP error about a packet of a live flow.
+#[inline(always)]
+pub(crate) fn quoted_in<F: flow::Flow>(found: &F) -> Result<Verdict, DropReason> {
+    match found.state() {
+        FlowState::Cut => Err(DropReason::IcmpErrorUnrelated),
+        _ => Ok(Verdict::Pass(PassReason::IcmpError)),
+    }
+}
+
+/// Reads the packet that an ICMP error quotes. An error goes to the source of what it quotes
+/// (RFC 1122, section 3.2.2).
+#[inline(always)]
+pub(crate) fn read_quoted<F: Frame + ?Sized>(
+    frame: &F,
+    headers: &Headers,
+    (offset, end): (u32, u32),
+    quoted: &mut Quoted,
+) -> Result<(), DropReason> {
+    match parse_quoted(frame, offset + 8, end, headers.ip_version, quoted) {
+        Some(()) if quoted.source == headers.destination => Ok(()),
+        Some(()) | None => Err(DropReason::IcmpErrorUnrelated),
+    }
+}
+
+/// A later fragment goes the way of its first.
+#[inline(always)]
+pub(crate) fn later_fragment<T: Tables>(
+    tables: &T,
+    workspace: &mut Workspace,
+) -> Result<Verdict, DropReason> {
+    let Workspace { headers, fragment, .. } = workspace;
+    fragment.set(headers, tables.nic());
+    match tables.first_fragment(fragment) {
+        Some(passed) if tables.clock().is_within(passed, FRAGMENT_SECONDS) => {
+            Ok(Verdict::Pass(PassReason::Fragment))
+        }
+        Some(_) | None => Err(DropReason::FragmentWithoutFirst),
+    }
+}
+
+/// Remembers a first fragment that passes.
+#[inline(always)]
+pub(crate) fn remember<T: Tables>(tables: &T, workspace: &mut Workspace) {
+    let Workspace { headers, fragment, .. } = workspace;
+    if headers.fragment == Fragment::First {
+        fragment.set(headers, tables.nic());
+        tables.remember_first_fragment(fragment, tables.clock().now);
+    }
+}
+
 /// What passes without a rule, because no network works without it. Each is as narrow as its
 /// standard allows; what only looks like it is dropped.
 #[inline(always)]
 fn always_allowed(
+    headers: &Headers,
+    payload: Payload,
+    own: bool,
+) -> Result<Option<PassReason>, DropReason> {
+    let destination = &headers.destination;
+    if payload == Payload::Udp {
+        let ports = (headers.ip_version, headers.source_port, headers.destination_port);
+        match ports {
+            (4, 68, 67) if own || destination.is_broadcast() => {
+                return Ok(Some(PassReason::DhcpV4));
+            }
+            (6, 546, 547) if own || destination.is_dhcp_servers() => {
+                return Ok(Some(PassReason::DhcpV6));
+            }
+            _ => {}
+        }
+    }
+    link_control(headers, payload, own)
+}
+
+/// What hosts of a link need to find one another, on inside and outside NICs alike.
+#[inline(always)]
+pub(crate) fn link_control(
     headers: &Headers,
     payload: Payload,
     own: bool,
@@ -167,18 +384,18 @@ fn always_allowed(
                 Err(DropReason::MisplacedControl)
             }
         }
-        Payload::Udp => match (headers.ip_version, headers.source_port, headers.destination_port) {
-            (4, 68, 67) if own || destination.is_broadcast() => Ok(Some(PassReason::DhcpV4)),
-            (6, 546, 547) if own || destination.is_dhcp_servers() => Ok(Some(PassReason::DhcpV6)),
-            _ => Ok(None),
-        },
-        Payload::Icmp { .. } | Payload::Tcp | Payload::Other | Payload::Control(_) => Ok(None),
+        Payload::Icmp { .. }
+        | Payload::Tcp
+        | Payload::Udp
+        | Payload::Other
+        | Payload::Control(_)
+        | Payload::Later => Ok(None),
     }
 }
 
 /// Addresses that no rule can make right.
 #[inline(always)]
-fn check_addresses(headers: &Headers, own: bool) -> Result<(), DropReason> {
+pub(crate) fn check_addresses(headers: &Headers, grant: Grant) -> Result<(), DropReason> {
     let Headers { source, destination, .. } = headers;
     if source.is_multicast()
         || source.is_broadcast()
@@ -191,29 +408,33 @@ fn check_addresses(headers: &Headers, own: bool) -> Result<(), DropReason> {
     if destination.is_multicast() {
         return Err(DropReason::Multicast);
     }
-    if destination.is_broadcast() {
+    if destination.is_broadcast() || grant.is_closed() {
         return Err(DropReason::Broadcast);
     }
     if destination.is_loopback() || destination.is_unspecified() || destination.is_ipv4_mapped() {
         return Err(DropReason::InvalidDestination);
     }
-    if source.is_link_local() && !own {
+    if source.is_link_local() && !grant.is_own() {
         return Err(DropReason::LinkLocalSource);
     }
     Ok(())
 }
 
-enum IcmpKind {
+/// What an ICMP message is, as far as it makes a difference.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IcmpKind {
     EchoRequest,
+    EchoReply,
     Error,
     Other,
 }
 
 /// RFC 792 and RFC 4443, section 2.1.
 #[inline(always)]
-fn icmp_kind(headers: &Headers) -> IcmpKind {
+pub(crate) fn icmp_kind(headers: &Headers) -> IcmpKind {
     match (headers.ip_version, headers.destination_port) {
         (4, 8) | (6, 128) => IcmpKind::EchoRequest,
+        (4, 0) | (6, 129) => IcmpKind::EchoReply,
         (4, 3 | 11 | 12) | (6, 1..=4) => IcmpKind::Error,
         _ => IcmpKind::Other,
     }
@@ -222,19 +443,12 @@ fn icmp_kind(headers: &Headers) -> IcmpKind {
 /// A client may report an error about a packet that it got from a destination it may reach: the
 /// quoted packet, turned round, must be one that the policy allows.
 #[inline(always)]
-fn icmp_error<F: Frame + ?Sized, T: Tables>(
-    frame: &F,
+fn icmp_error<T: Tables>(
     tables: &T,
     headers: &Headers,
-    (offset, end): (u32, u32),
+    quoted: &Quoted,
     grant: Grant,
 ) -> Result<Verdict, DropReason> {
-    let quoted = parse::parse_quoted(frame, offset + 8, end, headers.ip_version)
-        .ok_or(DropReason::IcmpErrorUnrelated)?;
-    // An error goes to the source of what it quotes (RFC 1122, section 3.2.2).
-    if quoted.source != headers.destination {
-        return Err(DropReason::IcmpErrorUnrelated);
-    }
     let client: &Address = &quoted.destination;
     let class = tables.class(headers.vlan, client).ok_or(DropReason::IcmpErrorUnrelated)?;
     let selector = match (quoted.protocol, quoted.source_port) {

@@ -10,7 +10,10 @@
 
 pub mod address;
 pub mod decide;
+pub mod egress;
+pub mod flow;
 pub mod frame;
+pub mod outside;
 pub mod parse;
 pub mod pod;
 pub mod tables;

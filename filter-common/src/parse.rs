@@ -86,6 +86,22 @@ pub struct Headers {
     pub protocol: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
+    /// TCP's flags (RFC 9293, section 3.1); 0 for other protocols.
+    pub tcp_flags: u8,
+    /// The identifier of an ICMP echo request or reply; else 0.
+    pub echo: u16,
+    /// The identification of the packet's fragments; 0 for IPv6 packets that are whole.
+    pub identification: u32,
+    /// Which part of a packet it is.
+    pub fragment: Fragment,
+    /// Where the IP header begins, in bytes from the start of the frame.
+    pub network: u32,
+    /// Where the transport header begins.
+    pub transport: u32,
+    /// Where what the transport carries begins; TCP and UDP only.
+    pub data: u32,
+    /// Where the packet ends. What follows in the frame is padding.
+    pub end: u32,
 }
 
 /// What a frame carries.
@@ -106,6 +122,8 @@ pub enum Payload {
     },
     /// Another IP protocol.
     Other,
+    /// A later fragment, whose transport header stands in the first one.
+    Later,
 }
 
 /// The packet that an ICMP error quotes, as far as it says which exchange it belongs to.
@@ -119,17 +137,22 @@ pub struct Quoted {
     pub protocol: u8,
     /// TCP and UDP: the source port. ICMP: the type.
     pub source_port: u16,
+    /// TCP and UDP: the destination port.
+    pub destination_port: u16,
+    /// The identifier of an ICMP echo request or reply; else 0.
+    pub echo: u16,
 }
 
-/// Where a fragment stands in its packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fragment {
-    /// Not a fragment.
+/// Which part of a packet it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// All of it.
+    #[default]
     Whole,
     /// The fragment at offset 0 of a packet with more.
     First,
-    /// One at `offset` bytes, above 0.
-    Later { offset: u32 },
+    /// One at a higher offset.
+    Later,
 }
 
 /// What a PPPoE session carries.
@@ -148,9 +171,25 @@ struct IpPacket {
     /// Where it ends.
     end: u32,
     fragment: Fragment,
+    /// The fragment's offset in the packet, in bytes; 0 but in later ones.
+    fragment_offset: u32,
 }
 
 // === impl Headers ===
+
+impl Default for Quoted {
+    fn default() -> Self {
+        let unspecified = Address::V4([0; 4]);
+        Self {
+            source: unspecified,
+            destination: unspecified,
+            protocol: 0,
+            source_port: 0,
+            destination_port: 0,
+            echo: 0,
+        }
+    }
+}
 
 impl Default for Headers {
     fn default() -> Self {
@@ -164,6 +203,14 @@ impl Default for Headers {
             ip_version: 0,
             protocol: 0,
             hop_limit: 0,
+            tcp_flags: 0,
+            echo: 0,
+            identification: 0,
+            fragment: Fragment::Whole,
+            network: 0,
+            transport: 0,
+            data: 0,
+            end: 0,
         }
     }
 }
@@ -208,6 +255,7 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, headers: &mut Headers) -> Result<Payl
         offset += 8;
     }
     let offset = frame.forget(offset);
+    headers.network = offset;
     let packet = match kind {
         ethertype::IPV4 => parse_ipv4(frame, offset, headers)?,
         ethertype::IPV6 => parse_ipv6(frame, offset, headers)?,
@@ -239,40 +287,48 @@ pub fn parse_quoted<F: Frame + ?Sized>(
     offset: u32,
     end: u32,
     version: u8,
-) -> Option<Quoted> {
-    let (source, destination, protocol, transport) = if version == 4 {
+    quoted: &mut Quoted,
+) -> Option<()> {
+    *quoted = Quoted::default();
+    let transport = if version == 4 {
         let [version_length] = frame.read::<1>(offset)?;
         let length = u32::from(version_length & 0x0f) * 4;
         let fragment = frame.be16(offset + 6)?;
         if version_length >> 4 != 4 || length < 20 || fragment & 0x1fff != 0 {
             return None;
         }
-        (
-            Address::V4(frame.read(offset + 12)?),
-            Address::V4(frame.read(offset + 16)?),
-            frame.byte(offset + 9)?,
-            offset + length,
-        )
+        quoted.source = Address::V4(frame.read(offset + 12)?);
+        quoted.destination = Address::V4(frame.read(offset + 16)?);
+        quoted.protocol = frame.byte(offset + 9)?;
+        offset + length
     } else {
         if frame.byte(offset)? >> 4 != 6 {
             return None;
         }
-        (
-            Address::V6(frame.read(offset + 8)?),
-            Address::V6(frame.read(offset + 24)?),
-            frame.byte(offset + 6)?,
-            offset + 40,
-        )
+        quoted.source = Address::V6(frame.read(offset + 8)?);
+        quoted.destination = Address::V6(frame.read(offset + 24)?);
+        quoted.protocol = frame.byte(offset + 6)?;
+        offset + 40
     };
-    let (source_port, length) = match protocol {
-        protocol::TCP | protocol::UDP => (frame.be16(transport)?, 2),
-        protocol::ICMP | protocol::ICMPV6 => (u16::from(frame.byte(transport)?), 1),
-        _ => (0, 0),
+    // Errors quote eight bytes of the transport header at least (RFC 792), and both ports stand
+    // in the first four.
+    let length = match quoted.protocol {
+        protocol::TCP | protocol::UDP => {
+            quoted.source_port = frame.be16(transport)?;
+            quoted.destination_port = frame.be16(transport + 2)?;
+            4
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            quoted.source_port = u16::from(frame.byte(transport)?);
+            quoted.echo = frame.be16(transport + 4)?;
+            6
+        }
+        _ => 0,
     };
     if transport + length > end {
         return None;
     }
-    Some(Quoted { source, destination, protocol, source_port })
+    Some(())
 }
 
 #[inline(always)]
@@ -322,8 +378,8 @@ fn parse_ipv4<F: Frame + ?Sized>(
         _,
         length_high,
         length_low,
-        _,
-        _,
+        id_high,
+        id_low,
         fragment_high,
         fragment_low,
         ttl,
@@ -334,6 +390,7 @@ fn parse_ipv4<F: Frame + ?Sized>(
     headers.ip_version = 4;
     headers.protocol = protocol;
     headers.hop_limit = ttl;
+    headers.identification = u32::from(u16::from_be_bytes([id_high, id_low]));
 
     let header_length = u32::from(version_length & 0x0f) * 4;
     let total_length = u32::from(u16::from_be_bytes([length_high, length_low]));
@@ -349,15 +406,16 @@ fn parse_ipv4<F: Frame + ?Sized>(
         check_ipv4_options(frame, offset + 20, transport)?;
     }
     let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
-    let fragment = match (u32::from(fragment & 0x1fff) * 8, fragment & 0x2000) {
+    let fragment_offset = u32::from(fragment & 0x1fff) * 8;
+    let fragment = match (fragment_offset, fragment & 0x2000) {
         (0, 0) => Fragment::Whole,
         (0, _) => Fragment::First,
-        (offset, _) => Fragment::Later { offset },
+        (_, _) => Fragment::Later,
     };
     if protocol == protocol::ICMPV6 {
         return Err(DropReason::MalformedIp);
     }
-    Ok(IpPacket { transport, end, fragment })
+    Ok(IpPacket { transport, end, fragment, fragment_offset })
 }
 
 /// Walks over the options (RFC 791, section 3.1), only to find a source route and lengths that
@@ -423,6 +481,7 @@ fn parse_ipv6<F: Frame + ?Sized>(
     let mut next = next;
     let mut transport = first;
     let mut fragment = Fragment::Whole;
+    let mut fragment_offset = 0;
     for _ in 0..=MAX_EXTENSION_HEADERS {
         match next {
             protocol::HOP_BY_HOP
@@ -435,7 +494,7 @@ fn parse_ipv6<F: Frame + ?Sized>(
                 if next == protocol::ICMP {
                     return Err(DropReason::MalformedIp);
                 }
-                return Ok(IpPacket { transport, end, fragment });
+                return Ok(IpPacket { transport, end, fragment, fragment_offset });
             }
         }
         // The first four bytes of each of them say what follows, how long they are, and what
@@ -453,11 +512,14 @@ fn parse_ipv6<F: Frame + ?Sized>(
                     return Err(DropReason::ExtensionHeaders);
                 }
                 let field = u16::from_be_bytes([third, fourth]);
-                fragment = match (u32::from(field & 0xfff8), field & 1) {
+                fragment_offset = u32::from(field & 0xfff8);
+                fragment = match (fragment_offset, field & 1) {
                     (0, 0) => Fragment::Whole,
                     (0, _) => Fragment::First,
-                    (offset, _) => Fragment::Later { offset },
+                    (_, _) => Fragment::Later,
                 };
+                let id = frame.read::<4>(transport + 4).ok_or(DropReason::TruncatedIp)?;
+                headers.identification = u32::from_be_bytes(id);
                 bytes = 8;
             }
             // Its length counts words of four bytes (RFC 4302, section 2.2).
@@ -468,11 +530,11 @@ fn parse_ipv6<F: Frame + ?Sized>(
         if transport > end {
             return Err(DropReason::TruncatedIp);
         }
-        if let Fragment::Later { .. } = fragment {
+        if fragment == Fragment::Later {
             // What follows is the middle of something; the next header names what the first
             // fragment begins with.
             headers.protocol = following;
-            return Ok(IpPacket { transport, end, fragment });
+            return Ok(IpPacket { transport, end, fragment, fragment_offset });
         }
         next = following;
     }
@@ -485,23 +547,21 @@ fn parse_transport<F: Frame + ?Sized>(
     packet: IpPacket,
     headers: &mut Headers,
 ) -> Result<Payload, DropReason> {
-    let IpPacket { transport, end, fragment } = packet;
+    let IpPacket { transport, end, fragment, fragment_offset } = packet;
     let offset = frame.forget(transport);
+    headers.transport = offset;
+    headers.end = end;
+    headers.fragment = fragment;
     let needed = match headers.protocol {
         protocol::TCP => 20,
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         _ => 0,
     };
-    if let Fragment::Later { offset } = fragment {
-        return Err(if offset < needed {
-            DropReason::FragmentOverlap
-        } else {
-            DropReason::FragmentWithoutFirst
-        });
-    }
     let too_short = match fragment {
         Fragment::First => DropReason::FragmentTooShort,
-        Fragment::Whole | Fragment::Later { .. } => DropReason::TruncatedTransport,
+        Fragment::Whole => DropReason::TruncatedTransport,
+        Fragment::Later if fragment_offset < needed => return Err(DropReason::FragmentOverlap),
+        Fragment::Later => return Ok(Payload::Later),
     };
     let available = end.saturating_sub(offset);
     if available < needed {
@@ -511,13 +571,16 @@ fn parse_transport<F: Frame + ?Sized>(
         protocol::TCP => {
             headers.source_port = frame.be16(offset).ok_or(too_short)?;
             headers.destination_port = frame.be16(offset + 2).ok_or(too_short)?;
-            let length = u32::from(frame.byte(offset + 12).ok_or(too_short)? >> 4) * 4;
+            let [words, flags] = frame.read::<2>(offset + 12).ok_or(too_short)?;
+            let length = u32::from(words >> 4) * 4;
             if length < 20 {
                 return Err(DropReason::MalformedTransport);
             }
             if length > available {
                 return Err(too_short);
             }
+            headers.tcp_flags = flags;
+            headers.data = offset + length;
             Ok(Payload::Tcp)
         }
         protocol::UDP => {
@@ -528,11 +591,19 @@ fn parse_transport<F: Frame + ?Sized>(
             if length < 8 || longer {
                 return Err(DropReason::MalformedTransport);
             }
+            headers.data = offset + 8;
             Ok(Payload::Udp)
         }
         protocol::ICMP | protocol::ICMPV6 => {
             let kind = frame.byte(offset).ok_or(too_short)?;
             headers.destination_port = u16::from(kind);
+            // Replies to echo requests have a type of their own.
+            if matches!(
+                (headers.protocol, kind),
+                (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129)
+            ) {
+                headers.echo = frame.be16(offset + 4).ok_or(too_short)?;
+            }
             // Neighbour discovery in fragments is to be ignored (RFC 6980, section 5).
             if headers.protocol == protocol::ICMPV6
                 && fragment == Fragment::First
@@ -563,12 +634,17 @@ mod tests {
             destination: Address::V4([10, 0, 0, 1]),
             protocol: protocol::UDP,
             source_port: 443,
+            destination_port: 0,
+            echo: 0,
         };
-        let frame = quote.as_slice();
-        assert_eq!(parse_quoted(frame, 0, 28, 4), Some(quoted));
-        assert_eq!(parse_quoted(frame, 0, 22, 4), Some(quoted), "the port is enough");
-        for end in [0, 20, 21] {
-            assert_eq!(parse_quoted(frame, 0, end, 4), None, "the packet ends at {end}");
+        let parse = |end| {
+            let mut read = Quoted::default();
+            parse_quoted(quote.as_slice(), 0, end, 4, &mut read).map(|()| read)
+        };
+        assert_eq!(parse(28), Some(quoted));
+        assert_eq!(parse(24), Some(quoted), "the ports are enough");
+        for end in [0, 20, 22, 23] {
+            assert_eq!(parse(end), None, "the packet ends at {end}");
         }
     }
 }

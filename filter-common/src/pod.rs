@@ -5,7 +5,10 @@
 mod user {
     use aya::Pod;
 
-    use crate::wire::{Counter, Event, EventWindow, Observation, SlotSettings};
+    use crate::wire::{
+        AddressPair, Counter, Event, EventWindow, FlowKey, FlowRecord, FragmentKey, Observation,
+        SlotSettings,
+    };
 
     // SAFETY: repr(C), integers only, no padding (the size asserts beside the types), and every
     // bit pattern is a value.
@@ -16,6 +19,14 @@ mod user {
     unsafe impl Pod for EventWindow {}
     // SAFETY: as above.
     unsafe impl Pod for Observation {}
+    // SAFETY: as above.
+    unsafe impl Pod for AddressPair {}
+    // SAFETY: as above.
+    unsafe impl Pod for FlowKey {}
+    // SAFETY: as above.
+    unsafe impl Pod for FlowRecord {}
+    // SAFETY: as above.
+    unsafe impl Pod for FragmentKey {}
     // SAFETY: as above.
     unsafe impl Pod for SlotSettings {}
 }

@@ -3,8 +3,9 @@
 //! plain collections.
 
 use crate::{
+    flow::{Clock, Flow},
     parse::Address,
-    wire::{Grant, Permit, Selector},
+    wire::{AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, Permit, Selector, SlotSettings},
 };
 
 /// The client's class: an interned set of source groups, a column of the (grant, class) matrix.
@@ -30,8 +31,32 @@ pub enum Mode {
     Audit,
 }
 
+/// Whether a judgement leaves traces in flows and fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It does.
+    Enforcing,
+    /// It only says what it would be.
+    Observing,
+}
+
 /// The tables of one slot, seen from one NIC. A missing entry always denies.
 pub trait Tables {
+    /// A flow that was found.
+    type Flow: Flow;
+
+    /// The index of the NIC.
+    fn nic(&self) -> u32;
+
+    /// What the slot says of itself.
+    fn settings(&self) -> SlotSettings;
+
+    /// Whether flows and fragments are written.
+    fn role(&self) -> Role;
+
+    /// The moment.
+    fn clock(&self) -> Clock;
+
     /// The class of a source address that came in with a VLAN id (0: untagged); `None` where the
     /// address can't live behind this NIC.
     fn class(&self, vlan: u16, source: &Address) -> Option<Class>;
@@ -46,4 +71,23 @@ pub trait Tables {
 
     /// What the port set says of a selector.
     fn permit(&self, ports: PortSet, selector: Selector) -> Permit;
+
+    /// The hosts behind the destination NAT of a service, by the permit that offers it.
+    fn service_host(&self, permit: Permit) -> AddressPair;
+
+    /// The flow with this tuple, also one that has expired.
+    fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
+
+    /// Remembers a flow, in the place of one with the same tuple. Does nothing where it observes.
+    fn open_flow(&self, key: &FlowKey, record: &FlowRecord);
+
+    /// Whether a flow is kept though the policy denies it. The local end of the tuple is the
+    /// client's, before any NAT.
+    fn is_kept(&self, key: &FlowKey) -> bool;
+
+    /// When the first fragment of a packet passed, in ticks.
+    fn first_fragment(&self, key: &FragmentKey) -> Option<u64>;
+
+    /// Remembers that a packet's first fragment passed. Does nothing where it observes.
+    fn remember_first_fragment(&self, key: &FragmentKey, now: u64);
 }

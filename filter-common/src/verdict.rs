@@ -71,7 +71,13 @@ reasons! {
     PppControl = 12, "ppp-control", "A PPP control protocol in a PPPoE session (LCP, IPCP, IPv6CP, authentication).";
     DhcpV4 = 13, "dhcpv4", "DHCP from a client's port to the server's, to the broadcast address or the gateway.";
     DhcpV6 = 14, "dhcpv6", "DHCPv6 from a client's port to the server's, to ff02::1:2 or the gateway.";
-    IcmpError = 15, "icmp-error", "An ICMP error about a packet that came from a destination the policy allows.";
+    IcmpError = 15, "icmp-error", "An ICMP error about a packet of a flow, or of an exchange that the policy allows.";
+    Reply = 16, "reply", "A packet of a flow that was opened from inside, or by the gateway itself.";
+    Inbound = 17, "inbound", "An [[inbound]] rule offers this service to this source.";
+    Fragment = 18, "fragment", "A later fragment of a packet whose first fragment passed.";
+    KeptFlow = 19, "kept-flow", "A flow that the policy no longer allows, kept by on_change = \"keep\".";
+    Forwarded = 20, "forwarded", "It leaves through this NIC, and passed the NIC by which it came in.";
+    Own = 21, "own", "A packet of the gateway itself leaves through this NIC.";
 }
 
 reasons! {
@@ -85,7 +91,7 @@ reasons! {
     InvalidSource = 69, "invalid-source", "The source is a multicast, broadcast, loopback, unspecified or IPv4-mapped address.";
     InvalidDestination = 70, "invalid-destination", "The destination is a loopback, unspecified or IPv4-mapped address, which never stands on a wire.";
     Multicast = 71, "multicast", "The destination is a multicast address.";
-    Broadcast = 72, "broadcast", "The destination is the broadcast address.";
+    Broadcast = 72, "broadcast", "The destination is a broadcast address, or the anycast address of a network's routers.";
     TruncatedEthernet = 73, "truncated-ethernet", "The frame is too short for its Ethernet, VLAN or PPPoE header.";
     TruncatedIp = 74, "truncated-ip", "The frame is too short for its IP header, or for the length the header states.";
     TruncatedTransport = 75, "truncated-transport", "The packet is too short for its TCP, UDP or ICMP header.";
@@ -105,6 +111,10 @@ reasons! {
     IcmpType = 89, "icmp-type", "An ICMP type that no rule can allow.";
     IcmpErrorUnrelated = 90, "icmp-error-unrelated", "An ICMP error about a packet that no allowed exchange can have produced.";
     MisplacedControl = 91, "misplaced-control", "A control frame (neighbour discovery, MLD, IGMP, LLDP, LACP) that is not as its standard demands.";
+    Unsolicited = 92, "unsolicited", "From outside, and neither of a flow that was opened from inside nor for a service that an [[inbound]] rule offers to this source.";
+    TcpState = 93, "tcp-state", "A TCP segment that does not fit the state of its flow.";
+    FlowCut = 94, "flow-cut", "Of a flow that was cut, by a change of the policy or by `sluice flows kill`.";
+    NotFromInside = 95, "not-from-inside", "Forwarded out of an outside NIC, but not from an inside NIC.";
 }
 
 /// What is done with a packet.

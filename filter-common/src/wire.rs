@@ -11,11 +11,11 @@ use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
-/// Inside NICs.
+/// NICs, inside and outside together.
 pub const MAX_NICS: u32 = 16;
 /// VLAN ids; 0 stands for untagged and priority-tagged frames.
 pub const VLANS: u32 = 4096;
@@ -39,6 +39,16 @@ pub const COUNTERS_PER_NIC: u32 = 4096;
 pub const FIRST_MATCH: u32 = 256;
 /// Added to a drop reason's code where audit mode let the packet pass.
 pub const AUDITED: u32 = 128;
+/// Flows that are remembered; beyond it, those that were used least lately are forgotten.
+pub const MAX_FLOWS: u32 = 1 << 18;
+/// Flows that are kept though the policy no longer allows them.
+pub const MAX_KEPT_FLOWS: u32 = 1 << 16;
+/// First fragments that are remembered.
+pub const MAX_FRAGMENTS: u32 = 1 << 13;
+/// Clients whose rejected packets are counted, to answer no more than a few of them.
+pub const MAX_REJECTED: u32 = 1 << 14;
+/// Interfaces of the kernel that packets may be forwarded from: NICs and what stands on them.
+pub const MAX_INTERFACES: u32 = 4096;
 /// Bytes of the ring buffer for events.
 pub const EVENT_RING_BYTES: u32 = 1 << 18;
 /// Events that one CPU sends within one window of 2^[`EVENT_WINDOW_SHIFT`] jiffies.
@@ -83,8 +93,8 @@ pub struct SlotSettings {
     pub port_classes: u32,
     /// [`SlotSettings::ENFORCE`] or [`SlotSettings::AUDIT`].
     pub mode: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// The sum of [`SlotSettings::FOLLOW`], [`SlotSettings::KEEP`] and [`SlotSettings::REJECT`].
+    pub flags: u32,
 }
 
 impl SlotSettings {
@@ -92,6 +102,13 @@ impl SlotSettings {
     pub const ENFORCE: u32 = 0;
     /// Everything passes and is counted.
     pub const AUDIT: u32 = 1;
+
+    /// What the policy denies to a client may belong to a flow that was opened towards it.
+    pub const FOLLOW: u32 = 1;
+    /// Flows that the policy no longer allows may be kept.
+    pub const KEEP: u32 = 2;
+    /// Denied clients are told.
+    pub const REJECT: u32 = 4;
 }
 
 const _: () = assert!(size_of::<SlotSettings>() == 16 && align_of::<SlotSettings>() == 4);
@@ -103,14 +120,19 @@ pub struct Grant(pub u32);
 
 impl Grant {
     const OWN: u32 = 1 << 31;
+    const CLOSED: u32 = 1 << 30;
 
     /// No prefix holds the destination.
     pub const NONE: Self = Self(0);
 
-    /// A grant with the row `row` (below 2^31).
+    /// An address that the gateway takes in without owning it, such as the broadcast address of
+    /// one of its networks. No rule leads there.
+    pub const CLOSED_ADDRESS: Self = Self(Self::CLOSED);
+
+    /// A grant with the row `row` (below 2^30).
     #[must_use]
     pub const fn new(row: u32) -> Self {
-        Self(row & !Self::OWN)
+        Self(row & !(Self::OWN | Self::CLOSED))
     }
 
     /// The same row, for one of the gateway's own addresses.
@@ -126,11 +148,18 @@ impl Grant {
         self.0 & Self::OWN != 0
     }
 
+    /// Whether the gateway takes in what goes there without owning the address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        self.0 & Self::CLOSED != 0
+    }
+
     /// The row of the matrix; 0: nothing is allowed.
     #[inline(always)]
     #[must_use]
     pub const fn row(self) -> u32 {
-        self.0 & !Self::OWN
+        self.0 & !(Self::OWN | Self::CLOSED)
     }
 }
 
@@ -325,3 +354,97 @@ pub struct Observation {
 }
 
 const _: () = assert!(size_of::<Observation>() == 24 && align_of::<Observation>() == 8);
+
+/// A flow as the NIC sees it through which it was opened: its local end is on the gateway's side
+/// of that NIC, after source NAT and before destination NAT. Addresses are in network byte order,
+/// IPv4 in the first four bytes and zeros behind; ports are in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The address on the gateway's side.
+    pub local: [u8; 16],
+    /// The address on the other side.
+    pub remote: [u8; 16],
+    /// The local port; for ICMP echo the identifier, where the local end asks; else 0.
+    pub local_port: u16,
+    /// The remote port; for ICMP echo the identifier, where the remote end asks; else 0.
+    pub remote_port: u16,
+    /// The transport protocol.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// Always 0.
+    pub reserved: [u8; 2],
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 2);
+
+/// What is known of a flow. Ticks are the kernel's jiffies. Counters are those of whole frames
+/// from the Ethernet header on, as they are on the wire: segments that leave as one packet count
+/// each with a header of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowRecord {
+    /// When it was opened, in ticks.
+    pub created: u64,
+    /// When a packet of it was seen last, in ticks.
+    pub seen: u64,
+    /// Packets from the local end.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Packets from the remote end.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// The code of its state ([`FlowState`](crate::flow::FlowState)).
+    pub state: u32,
+    /// Who opened it ([`Origin`](crate::flow::Origin)).
+    pub origin: u32,
+}
+
+const _: () = assert!(size_of::<FlowRecord>() == 56 && align_of::<FlowRecord>() == 8);
+
+/// Which fragments belong to one packet (RFC 791, section 3.2; RFC 8200, section 4.5), and the NIC
+/// by which they came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// The source address, as in [`FlowKey`].
+    pub source: [u8; 16],
+    /// The destination address.
+    pub destination: [u8; 16],
+    /// The identification: 16 bits for IPv4, 32 for IPv6.
+    pub identification: u32,
+    /// The transport protocol.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// The index of the NIC.
+    pub nic: u8,
+    /// Always 0.
+    pub reserved: u8,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 40 && align_of::<FragmentKey>() == 4);
+
+/// An address of each family: of the host behind the destination NAT of an `[[inbound]]` rule, or
+/// of the gateway on a NIC. Zeros where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct AddressPair {
+    /// The IPv4 address, in network byte order.
+    pub v4: [u8; 4],
+    /// The IPv6 address, in network byte order.
+    pub v6: [u8; 16],
+}
+
+const _: () = assert!(size_of::<AddressPair>() == 20 && align_of::<AddressPair>() == 1);
+
+/// The side that an interface of the kernel is on: the value of the table of interfaces.
+pub mod interface {
+    /// An inside NIC, or a device that stands on one.
+    pub const INSIDE: u32 = 1;
+    /// An outside NIC, or a device that stands on one.
+    pub const OUTSIDE: u32 = 2;
+}

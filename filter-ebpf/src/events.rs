@@ -3,8 +3,9 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use filter_common::{
+    flow::octets,
     frame::Frame,
-    parse::{Address, Headers},
+    parse::Headers,
     tables::Mode,
     verdict::Verdict,
     wire::{EVENT_WINDOW_SHIFT, EVENTS_PER_WINDOW, Event},
@@ -61,13 +62,4 @@ pub(crate) fn sample<F: Frame>(
         reserved: [0; 3],
     });
     entry.submit(0);
-}
-
-/// An address as events carry it: IPv4 in the first four bytes.
-#[inline(always)]
-fn octets(address: &Address) -> [u8; 16] {
-    match *address {
-        Address::V4([a, b, c, d]) => [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        Address::V6(octets) => octets,
-    }
 }

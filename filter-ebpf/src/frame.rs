@@ -1,35 +1,55 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 //! The only place that touches packet memory.
 
-use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
+use aya_ebpf::{
+    helpers::generated::bpf_xdp_get_buff_len,
+    programs::{TcContext, XdpContext},
+};
 use filter_common::frame::Frame;
 
 /// No header that the parser looks at begins beyond this; it keeps offsets in the range that the
 /// verifier accepts for packet pointers.
 const MAX_OFFSET: usize = 0x3fff;
 
-/// A frame in an XDP program's context: its first buffer can be read, its length is that of all
+/// How much of a packet that is scattered over buffers is brought together, so that its headers can
+/// be read.
+const HEADROOM: u32 = 256;
+
+/// A frame in a program's context: its first buffer can be read, its length is that of all
 /// buffers.
-pub(crate) struct XdpFrame {
+pub(crate) struct PacketFrame {
     start: usize,
     end: usize,
     length: u32,
     cell: *mut u32,
 }
 
-impl XdpFrame {
+impl PacketFrame {
     /// The frame of a context. `cell` lies in a map and belongs to the packet: what the verifier
     /// reads there is any value to it.
     #[inline(always)]
-    pub(crate) fn new(context: &XdpContext, cell: *mut u32) -> Self {
+    pub(crate) fn of_xdp(context: &XdpContext, cell: *mut u32) -> Self {
         // SAFETY: the context is the one that the kernel gave the program.
         let length = unsafe { bpf_xdp_get_buff_len(context.ctx) };
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         Self { start: context.data(), end: context.data_end(), length, cell }
     }
+
+    /// The frame of a packet that leaves.
+    #[inline(always)]
+    pub(crate) fn of_tc(context: &TcContext, cell: *mut u32) -> Self {
+        let length = context.len();
+        let wanted = if length < HEADROOM { length } else { HEADROOM };
+        let linear = context.data_end().saturating_sub(context.data());
+        if linear < wanted as usize {
+            // What can't be brought together can't be read, which the parser knows how to deal with.
+            let _scattered = context.pull_data(wanted);
+        }
+        Self { start: context.data(), end: context.data_end(), length, cell }
+    }
 }
 
-impl Frame for XdpFrame {
+impl Frame for PacketFrame {
     #[inline(always)]
     fn len(&self) -> u32 {
         self.length

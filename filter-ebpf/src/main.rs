@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-//! The XDP program of the inside NICs. All judgement is in `filter-common`; what stands here is
-//! where the bytes and the tables come from, and the counting.
+//! The programs: XDP on what enters inside and outside NICs, TC on what leaves them. All judgement
+//! is in `filter-common`; what stands here is where the bytes and the tables come from, and the
+//! counting.
 
 #![no_std]
 #![no_main]
@@ -11,22 +12,29 @@ mod frame;
 mod maps;
 mod tables;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, xdp_action},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use filter_common::{
     decide::{Decision, decide},
+    egress::{Ingress, Side, egress},
     frame::Frame as _,
-    tables::Mode,
-    wire::{COUNTERS_PER_NIC, MAX_NICS},
+    outside::decide_outside,
+    tables::{Mode, Role},
+    wire::{COUNTERS_PER_NIC, MAX_NICS, interface},
 };
 
 use crate::{
-    frame::XdpFrame,
-    maps::{COUNTERS, SCRATCH},
+    frame::PacketFrame,
+    maps::{COUNTERS, EGRESS_SCRATCH, INTERFACES, MOMENT, SCRATCH},
     tables::Slot,
 };
 
-/// The index of the NIC that this instance of the program serves, below `MAX_NICS`. User space
-/// sets it when it loads the program; the default serves none, and drops everything.
+/// The index of the NIC that this instance of the programs serves, below `MAX_NICS`. User space
+/// sets it when it loads them; the default serves none, and drops everything.
 #[unsafe(no_mangle)]
 static NIC: u32 = MAX_NICS;
 
@@ -35,12 +43,33 @@ static NIC: u32 = MAX_NICS;
 #[unsafe(no_mangle)]
 static OBSERVE: u32 = 0;
 
+/// The side of the NIC (`wire::interface`).
+#[unsafe(no_mangle)]
+static SIDE: u32 = interface::INSIDE;
+
+/// Ticks in a second (`CONFIG_HZ`).
+#[unsafe(no_mangle)]
+static HERTZ: u32 = 1000;
+
+/// `TCX_NEXT`: programs that were attached later decide. With a qdisc, the same value
+/// (`TC_ACT_UNSPEC`) goes on to the next filter.
+const TC_NEXT: i32 = -1;
+
 /// Judges what enters an inside NIC.
 #[xdp(frags)]
 fn sluice_inside(context: XdpContext) -> u32 {
-    // SAFETY: a global of the program's read-only data; volatile, as user space sets it after
-    // the compiler has seen its value.
-    let nic = unsafe { core::ptr::read_volatile(&raw const NIC) };
+    ingress(&context, Side::Inside)
+}
+
+/// Judges what enters an outside NIC.
+#[xdp(frags)]
+fn sluice_outside(context: XdpContext) -> u32 {
+    ingress(&context, Side::Outside)
+}
+
+#[inline(always)]
+fn ingress(context: &XdpContext, side: Side) -> u32 {
+    let nic = global(&NIC);
     if nic >= MAX_NICS {
         return xdp_action::XDP_DROP;
     }
@@ -50,19 +79,86 @@ fn sluice_inside(context: XdpContext) -> u32 {
     // SAFETY: the pointer is to this CPU's copy of the value, and the packet has the CPU for
     // itself until its verdict.
     let scratch = unsafe { &mut *scratch };
-    let frame = XdpFrame::new(&context, &raw mut scratch.cell);
-    let headers = &mut scratch.headers;
-    let slot = Slot::active(nic);
-    let decision = decide(&frame, &slot, headers);
+    let frame = PacketFrame::of_xdp(context, &raw mut scratch.cell);
+    let workspace = &mut scratch.workspace;
+    let role = role();
+    let slot = Slot::active(nic, role, global(&HERTZ));
+    let decision = match side {
+        Side::Inside => decide(&frame, &slot, workspace),
+        Side::Outside => decide_outside(&frame, &slot, workspace),
+    };
     let mode = slot.mode();
-    // SAFETY: as above.
-    if unsafe { core::ptr::read_volatile(&raw const OBSERVE) } != 0 {
-        observe(&slot, &decision, mode);
-    } else {
-        count(nic, decision.verdict.counter(mode), frame.len());
-        events::sample(nic, &frame, headers, decision.verdict, mode);
+    match role {
+        Role::Observing => observe(&slot, &decision, mode),
+        Role::Enforcing => {
+            count(nic, decision.verdict.counter(mode), frame.len());
+            events::sample(nic, &frame, &workspace.headers, decision.verdict, mode);
+        }
     }
     if decision.verdict.passes(mode) { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
+}
+
+/// Follows what leaves by a NIC.
+#[classifier]
+fn sluice_egress(context: TcContext) -> i32 {
+    let nic = global(&NIC);
+    if nic >= MAX_NICS {
+        return TC_ACT_SHOT;
+    }
+    let Some(scratch) = EGRESS_SCRATCH.get_ptr_mut(0) else {
+        return TC_ACT_SHOT;
+    };
+    // SAFETY: as in `ingress`.
+    let scratch = unsafe { &mut *scratch };
+    // SAFETY: the context is the one that the kernel gave the program.
+    let (from, segments) =
+        unsafe { ((*context.skb.skb).ingress_ifindex, (*context.skb.skb).gso_segs) };
+    let side = if global(&SIDE) == interface::OUTSIDE { Side::Outside } else { Side::Inside };
+    let frame = PacketFrame::of_tc(&context, &raw mut scratch.cell);
+    let slot = Slot::active(nic, role(), global(&HERTZ));
+    let segments = if segments == 0 { 1 } else { segments };
+    let workspace = &mut scratch.workspace;
+    let verdict = egress(&frame, &slot, workspace, side, ingress_of(from), segments);
+    let mode = slot.mode();
+    count(nic, verdict.counter(mode), frame.len());
+    events::sample(nic, &frame, &workspace.headers, verdict, mode);
+    if verdict.passes(mode) { TC_NEXT } else { TC_ACT_SHOT }
+}
+
+/// Tells the time in two ways.
+#[xdp]
+fn sluice_clock(_context: XdpContext) -> u32 {
+    if let Some(moment) = MOMENT.get_ptr_mut(0) {
+        // SAFETY: the map belongs to this instance, which one thread runs at a time.
+        unsafe { *moment = [bpf_jiffies64(), bpf_ktime_get_ns()] };
+    }
+    xdp_action::XDP_DROP
+}
+
+/// A global of the programs' read-only data.
+#[inline(always)]
+fn global(value: &u32) -> u32 {
+    // SAFETY: a live value; volatile, as user space sets it after the compiler has seen it.
+    unsafe { core::ptr::read_volatile(value) }
+}
+
+#[inline(always)]
+fn role() -> Role {
+    if global(&OBSERVE) == 0 { Role::Enforcing } else { Role::Observing }
+}
+
+/// Where a packet that leaves comes from, by the kernel's index of the interface.
+#[inline(always)]
+fn ingress_of(from: u32) -> Ingress {
+    if from == 0 {
+        return Ingress::Own;
+    }
+    // SAFETY: the value is one aligned word.
+    match INTERFACES.get_ptr(from).map(|side| unsafe { core::ptr::read_volatile(side) }) {
+        Some(interface::INSIDE) => Ingress::Inside,
+        Some(interface::OUTSIDE) => Ingress::Outside,
+        Some(_) | None => Ingress::Foreign,
+    }
 }
 
 /// Adds the packet to its one counter. Nothing else on this CPU runs in between, as XDP programs

@@ -5,18 +5,20 @@
 use aya_ebpf::{
     btf_maps::{Array as BtfArray, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array, LpmTrie, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
-use filter_common::parse::Headers;
+use filter_common::flow::Workspace;
 use filter_common::wire::{
-    COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS,
-    MAX_PREFIXES, MAX_SOURCES, Observation, PORT_CLASS_WORDS, SLOTS, SlotSettings, VLANS,
+    AddressPair, COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord,
+    FragmentKey, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS,
+    MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation, PORT_CLASS_WORDS, SLOTS, SlotSettings,
+    VLANS,
 };
 
 /// What doesn't fit on the stack, or must not be known to the verifier.
 pub(crate) struct Scratch {
-    /// The headers of the packet.
-    pub(crate) headers: Headers,
+    /// What the judgement needs beside it.
+    pub(crate) workspace: Workspace,
     /// For `Frame::forget`.
     pub(crate) cell: u32,
 }
@@ -65,6 +67,27 @@ pub(crate) static SOURCES6_0: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries
 #[map]
 pub(crate) static SOURCES6_1: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
 
+/// Counter of a match -> the hosts behind the destination NAT of its services.
+#[map]
+pub(crate) static SERVICE_HOSTS: Array<AddressPair> =
+    Array::with_max_entries(SLOTS * COUNTERS_PER_NIC, 0);
+
+/// Flows, by their tuples. They stand outside of the slots.
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, FlowRecord> =
+    LruHashMap::with_max_entries(MAX_FLOWS, 0);
+/// Flows that are kept though the policy denies them, and since when, in ticks.
+#[map]
+pub(crate) static KEPT_FLOWS: LruHashMap<FlowKey, u64> =
+    LruHashMap::with_max_entries(MAX_KEPT_FLOWS, 0);
+/// First fragments that passed, and when, in ticks.
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+/// The kernel's index of an interface -> its side (`wire::interface`).
+#[map]
+pub(crate) static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
 /// Packets and bytes, by NIC and counter.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counter> =
@@ -78,9 +101,16 @@ pub(crate) static EVENT_WINDOW: PerCpuArray<EventWindow> = PerCpuArray::with_max
 /// What a CPU writes down while it judges a packet. Never shared.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// The same for packets that leave: in a real-time kernel, one that comes in may interrupt them.
+/// Never shared.
+#[map]
+pub(crate) static EGRESS_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// What the observing instance decided last. It is the one map that is never shared.
 #[map]
 pub(crate) static OBSERVATION: Array<Observation> = Array::with_max_entries(1, 0);
+/// Ticks and nanoseconds of one moment, for user space to learn the length of a tick. Never shared.
+#[map]
+pub(crate) static MOMENT: Array<[u64; 2]> = Array::with_max_entries(1, 0);
 /// Never looked up. Replacing its entry makes the kernel wait until no program that began before
 /// is still running, which is how user space knows that a slot is free again.
 #[btf_map]

@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 //! The filter's tables over BPF maps.
 
-use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
+use aya_ebpf::{
+    helpers::generated::bpf_jiffies64,
+    maps::{LpmTrie, lpm_trie::Key},
+};
 use filter_common::{
+    flow::{Clock, Flow, FlowState, Load, Way},
     parse::Address,
-    tables::{Class, Mode, PortSet, Tables},
+    tables::{Class, Mode, PortSet, Role, Tables},
     wire::{
-        Active, Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, Selector,
-        SlotSettings, VLANS, zone_index,
+        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_CELLS,
+        MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, Selector, SlotSettings, VLANS,
+        zone_index,
     },
 };
 
 use crate::maps::{
-    ACTIVE, CELLS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, PORT_CELLS, PORT_CLASSES, SETTINGS,
-    SOURCES4_0, SOURCES4_1, SOURCES6_0, SOURCES6_1, ZONES,
+    ACTIVE, CELLS, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, KEPT_FLOWS,
+    PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0,
+    SOURCES6_1, ZONES,
 };
 
 /// The slot that was in force when the packet came, seen from one NIC.
@@ -21,12 +27,18 @@ pub(crate) struct Slot {
     active: Active,
     nic: u32,
     settings: SlotSettings,
+    role: Role,
+    hertz: u32,
 }
+
+/// A flow in the map. The kernel doesn't use its memory for another entry before the program ends
+/// that found it, but for flows that are evicted: then a packet may count for a stranger.
+pub(crate) struct FoundFlow(*mut FlowRecord);
 
 impl Slot {
     /// Reads the active word, once for the packet.
     #[inline(always)]
-    pub(crate) fn active(nic: u32) -> Self {
+    pub(crate) fn active(nic: u32, role: Role, hertz: u32) -> Self {
         let active = match ACTIVE.get_ptr(0) {
             // SAFETY: the value is aligned and always there; volatile, so that the packet sees
             // one word however often it is used.
@@ -37,7 +49,7 @@ impl Slot {
             Some(settings) => *settings,
             None => SlotSettings::default(),
         };
-        Self { active, nic, settings }
+        Self { active, nic, settings, role, hertz }
     }
 
     /// What is done with denied packets; anything but the value for audit enforces.
@@ -60,7 +72,135 @@ impl Slot {
     }
 }
 
+impl Flow for FoundFlow {
+    #[inline(always)]
+    fn state_code(&self) -> u32 {
+        // SAFETY: the pointer came from a look-up in this run of the program, until whose end the
+        // entry's memory stays; volatile, as other CPUs may write the aligned word.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).state) }
+    }
+
+    #[inline(always)]
+    fn origin_code(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).origin) }
+    }
+
+    #[inline(always)]
+    fn seen(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).seen) }
+    }
+
+    #[inline(always)]
+    fn advance(&self, now: u64, state: FlowState, way: Way, load: Load) {
+        let old = self.state_code();
+        // SAFETY: as above; each is one store of an aligned word.
+        let (packets, bytes) = unsafe {
+            core::ptr::write_volatile(&raw mut (*self.0).seen, now);
+            if old != state.code() {
+                core::ptr::write_volatile(&raw mut (*self.0).state, state.code());
+            }
+            match way {
+                Way::Outgoing => (&raw mut (*self.0).packets_out, &raw mut (*self.0).bytes_out),
+                Way::Incoming => (&raw mut (*self.0).packets_in, &raw mut (*self.0).bytes_in),
+            }
+        };
+        add(packets, load.packets);
+        add(bytes, load.bytes);
+    }
+}
+
+/// Adds to a counter in a map that several CPUs add to.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn add(counter: *mut u64, value: u32) {
+    let value = u64::from(value);
+    // SAFETY: the pointer is to an aligned word of a map's value. The target has atomic additions,
+    // which `core` doesn't offer for it, as it has no other atomic operations.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({0} + 0) += {1}",
+            in(reg) counter,
+            in(reg) value,
+            options(nostack)
+        );
+    }
+}
+
+/// Lints look at the crate as one for the host, which has no such instruction.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+fn add(counter: *mut u64, value: u32) {
+    // SAFETY: as above, on a single CPU.
+    unsafe { *counter = (*counter).wrapping_add(u64::from(value)) }
+}
+
 impl Tables for Slot {
+    type Flow = FoundFlow;
+
+    #[inline(always)]
+    fn nic(&self) -> u32 {
+        self.nic
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> SlotSettings {
+        self.settings
+    }
+
+    #[inline(always)]
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    #[inline(always)]
+    fn clock(&self) -> Clock {
+        // SAFETY: the helper has no conditions.
+        let now = unsafe { bpf_jiffies64() };
+        Clock { now, hertz: u64::from(self.hertz) }
+    }
+
+    #[inline(always)]
+    fn service_host(&self, permit: Permit) -> AddressPair {
+        match slot_index(self.active, u64::from(permit.counter()), COUNTERS_PER_NIC) {
+            Some(index) => SERVICE_HOSTS.get(index).copied().unwrap_or_default(),
+            None => AddressPair::default(),
+        }
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FoundFlow> {
+        Some(FoundFlow(FLOWS.get_ptr_mut(key)?))
+    }
+
+    #[inline(always)]
+    fn open_flow(&self, key: &FlowKey, record: &FlowRecord) {
+        if self.role == Role::Enforcing {
+            // Where the kernel has no entry to spare at the moment, the next packet opens it.
+            let _full = FLOWS.insert(key, record, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn is_kept(&self, key: &FlowKey) -> bool {
+        KEPT_FLOWS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn first_fragment(&self, key: &FragmentKey) -> Option<u64> {
+        // SAFETY: the value is one aligned word.
+        FRAGMENTS.get_ptr(key).map(|passed| unsafe { core::ptr::read_volatile(passed) })
+    }
+
+    #[inline(always)]
+    fn remember_first_fragment(&self, key: &FragmentKey, now: u64) {
+        if self.role == Role::Enforcing {
+            // As above; the later fragments are then dropped, and sent again.
+            let _full = FRAGMENTS.insert(key, now, 0);
+        }
+    }
+
     #[inline(always)]
     fn class(&self, vlan: u16, source: &Address) -> Option<Class> {
         let base = self.active.slot() * MAX_NICS * VLANS;

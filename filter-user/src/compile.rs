@@ -31,17 +31,22 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
 use filter_common::{
+    egress::Side,
     verdict::PassReason,
-    wire::{Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, Permit, SlotSettings},
+    wire::{
+        AddressPair, Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, Permit, SlotSettings,
+    },
 };
 use ipnet::IpNet;
 
 use self::{
     capacity::Check,
+    host::Delivery,
     ports::PortClasses,
     rows::Rows,
     rules::{Holds, RuleBook, RuleDestination},
@@ -53,11 +58,11 @@ pub use self::{
     host::{Host, HostNic},
     ledger::{CounterLedger, InvalidLedger, MATCHES, MatchKey},
     meaning::{Brought, ClientGroup, Match, Meaning, RuleIndex, RuleRef, RuleSet, Via},
-    tables::{SlotTables, View},
+    tables::{Memory, SlotTables, View},
 };
 use crate::{
     names::Snapshot,
-    policy::{Mode, Policy},
+    policy::{DenyAction, Mode, OnChange, Policy},
 };
 
 /// The tables of one slot, and what their numbers stand for.
@@ -164,6 +169,7 @@ pub fn sweep(compiled: &Compiled) -> (Compiled, FreeRows) {
 
     let used = tables.counters();
     meaning.matches.retain(|counter, _| used.contains(counter));
+    tables.service_hosts.retain(|counter, _| used.contains(counter));
     (swept, freed)
 }
 
@@ -216,7 +222,7 @@ impl Skeleton {
             classes: sources.count(),
             port_classes: ports.count(),
             mode,
-            reserved: 0,
+            flags: flags(policy, host),
         };
         Ok(Self { book: Arc::new(book), destinations, sources, ports, settings })
     }
@@ -268,6 +274,7 @@ impl Skeleton {
 
         let matched = self.matched(&port_set_rows);
         let (matches, permits) = permits(&self.book, matched, ledger, check)?;
+        let hosts = service_hosts(&self.book, &matches);
 
         let mut meaning = Meaning {
             book: self.book,
@@ -291,9 +298,11 @@ impl Skeleton {
             cells: base.tables.cells.clone(),
             port_classes: self.ports.words(),
             port_cells: base.tables.port_cells.clone(),
+            service_hosts: base.tables.service_hosts.clone(),
         };
         tables.cells.extend(cells);
         tables.port_cells.extend(permits);
+        tables.service_hosts.extend(hosts);
         Ok(Compiled { tables, meaning })
     }
 
@@ -363,11 +372,52 @@ fn grants(
         covered.insert(prefix, rules(brought).into());
     }
     // In their order, as rows are numbered by their first use.
-    let grant = |(prefix, rules)| {
+    let closed = |prefix: &IpNet| host.delivery(prefix.addr()) == Delivery::Closed;
+    let grant = |(prefix, rules): (IpNet, RuleSet)| {
         let grant = Grant::new(rows.row(&rules));
-        (prefix, if own.contains(&prefix) { grant.own() } else { grant })
+        if own.contains(&prefix) {
+            (prefix, grant.own())
+        } else if prefix.prefix_len() == prefix.max_prefix_len() && closed(&prefix) {
+            (prefix, Grant::CLOSED_ADDRESS)
+        } else {
+            (prefix, grant)
+        }
     };
     covered.into_iter().map(grant).collect()
+}
+
+/// What the programs do beside judging by the tables.
+///
+/// Flows are followed where replies come in by another NIC than the packets that they answer, which
+/// is what an outside NIC is for.
+fn flags(policy: &Policy, host: &Host) -> u32 {
+    let outside = host.nics.iter().any(|nic| nic.side == Side::Outside);
+    let follow = if outside || host.nics.len() > 1 { SlotSettings::FOLLOW } else { 0 };
+    let keep = match policy.gateway.on_change {
+        OnChange::Keep => SlotSettings::KEEP,
+        OnChange::Cut => 0,
+    };
+    let reject = match policy.gateway.deny {
+        DenyAction::Reject => SlotSettings::REJECT,
+        DenyAction::Drop => 0,
+    };
+    follow | keep | reject
+}
+
+/// The hosts behind the destination NAT of services, by the counter of their match. The policy has
+/// at most one host of a family for what a packet may match.
+fn service_hosts(book: &RuleBook, matches: &Matches) -> BTreeMap<u32, AddressPair> {
+    let mut hosts = BTreeMap::new();
+    for (counter, found) in matches {
+        for host in found.rules.iter().filter_map(|rule| book.host_of(*rule)) {
+            let pair: &mut AddressPair = hosts.entry(*counter).or_default();
+            match host {
+                IpAddr::V4(host) => pair.v4 = host.octets(),
+                IpAddr::V6(host) => pair.v6 = host.octets(),
+            }
+        }
+    }
+    hosts
 }
 
 /// Counter -> what it counts for.

@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use filter_common::egress::Side;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipnet::IpNet;
 use tokio::{
@@ -101,6 +102,8 @@ struct Daemon {
     netlink: Netlink,
     pace: Pace,
     attachments: Vec<Attachment>,
+    /// What the programs know of interfaces; `None` while that isn't known.
+    interfaces: Option<BTreeMap<u32, Side>>,
     slots: TwoSlots,
     ledger: CounterLedger,
     saved_ledger: Option<CounterLedger>,
@@ -234,12 +237,13 @@ impl Daemon {
             config_error: None,
             tables_error: None,
             nic_errors: BTreeMap::new(),
-            host: nics::host(&nics, &host_state),
+            host: nics::host(&nics, &policy.gateway, &host_state),
             nics,
             host_state,
             netlink,
             pace: Pace::new(Instant::now()),
             attachments: Vec::new(),
+            interfaces: None,
             slots,
             ledger,
             saved_ledger: None,
@@ -278,6 +282,7 @@ impl Daemon {
     /// Puts the policy in force and the programs on the NICs.
     async fn start(&mut self) -> Result<()> {
         let adopting = self.slots.generation() > 0;
+        self.follow_interfaces();
         if adopting {
             // What can fail comes before the tables change, so that a policy that can't be put on
             // all of its NICs leaves the old one as it is.
@@ -302,9 +307,9 @@ impl Daemon {
             match nics::attached_mode(attachment, &self.host_state) {
                 Some(mode) => tracing::info!(
                     nic = %attachment.nic.name,
-                    program = attachment.instance.id,
+                    program = attachment.instance.ingress.id,
                     mode = replies::mode_name(mode),
-                    load_ms = attachment.instance.load_time.as_millis(),
+                    load_ms = attachment.instance.ingress.load_time.as_millis(),
                     "attached"
                 ),
                 None => tracing::error!(
@@ -316,6 +321,19 @@ impl Daemon {
         Ok(())
     }
 
+    /// Tells the programs which interfaces packets may be forwarded from.
+    fn follow_interfaces(&mut self) {
+        let interfaces = nics::interfaces(&self.policy.gateway, &self.host_state);
+        if self.interfaces.as_ref() == Some(&interfaces) {
+            return;
+        }
+        match self.slots.maps.set_interfaces(&interfaces) {
+            Ok(()) => self.interfaces = Some(interfaces),
+            // It is tried again with the next look at the host.
+            Err(error) => tracing::error!("{error:#}; packets from new interfaces are dropped"),
+        }
+    }
+
     /// Puts programs on NICs; an index that is used anew counts from zero.
     fn attach(&mut self, nics: &[NicPins]) -> Result<Attached> {
         let known = self.pins.nics()?;
@@ -324,7 +342,7 @@ impl Daemon {
                 self.slots.forget_nic(nic.index)?;
             }
         }
-        nics::attach(&self.pins, nics, &self.host_state, self.policy.gateway.xdp_mode)
+        nics::attach(&self.pins, nics, &self.host_state, &self.policy.gateway)
     }
 
     /// Tables that take the place of others must not take addresses away only because their names
@@ -413,7 +431,11 @@ impl Daemon {
         }
         let nics = &self.nics;
         self.attachments.retain(|attachment| nics.contains(&attachment.nic));
-        self.observers.retain(|index, _| nics.iter().any(|nic| nic.index == *index));
+        let gateway = &self.policy.gateway;
+        self.observers.retain(|index, observer| {
+            let nic = nics.iter().find(|nic| nic.index == *index);
+            nic.is_some_and(|nic| gateway.side(&nic.name) == Some(observer.side()))
+        });
         Ok(())
     }
 
@@ -618,7 +640,8 @@ impl Daemon {
     async fn follow_host(&mut self, state: HostState) {
         self.host_state = state;
         self.attach_again().await;
-        let host = nics::host(&self.nics, &self.host_state);
+        self.follow_interfaces();
+        let host = nics::host(&self.nics, &self.policy.gateway, &self.host_state);
         if host == self.host {
             return;
         }
@@ -683,7 +706,7 @@ impl Daemon {
         self.host_state = self.netlink.read().await?;
         nics::check(&loaded.policy, &self.host_state).context(kept)?;
         let numbered = nics::number(&loaded.policy, &self.pins)?;
-        let host = nics::host(&numbered, &self.host_state);
+        let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
 
         // New names are looked up before tables without their addresses take the place of others.
         let mut names = self.names.clone();
@@ -730,18 +753,28 @@ impl Daemon {
         let Loaded { policy, warnings } = loaded;
         let mut ledger = self.ledger.clone();
         let compiled = compile_whole((&policy, &self.names, &host), &mut self.slots, &mut ledger)?;
+        let serves = |nic: &NicPins| {
+            let wanted =
+                policy.gateway.side(&nic.name).map(|side| nics::duty(&policy.gateway, side));
+            self.attachments
+                .iter()
+                .any(|attachment| attachment.nic == *nic && Some(attachment.duty) == wanted)
+        };
         let bare: Vec<NicPins> =
-            numbered.iter().filter(|nic| !self.has_program(nic)).cloned().collect();
+            numbered.iter().filter(|nic| !self.has_program(nic) || !serves(nic)).cloned().collect();
         let before = std::mem::replace(&mut self.policy, policy);
+        self.follow_interfaces();
         let attached = match self.attach(&bare) {
             Ok(attached) => attached,
             Err(error) => {
                 self.policy = before;
+                self.follow_interfaces();
                 return Err(error);
             }
         };
         if let Err(error) = self.put_in_force(compiled, ledger) {
             self.policy = before;
+            self.follow_interfaces();
             attached.take_back(&self.pins)?;
             return Err(error);
         }
@@ -762,7 +795,10 @@ impl Daemon {
     /// Whether the program that this daemon loaded for a NIC is on it.
     fn has_program(&self, nic: &NicPins) -> bool {
         self.attachments.iter().any(|attachment| {
-            attachment.nic == *nic && nics::attached_mode(attachment, &self.host_state).is_some()
+            attachment.nic == *nic
+                && nics::attached_mode(attachment, &self.host_state).is_some()
+                // Where the kernel doesn't tell, attaching again does, or says why not.
+                && attachment.follows().unwrap_or(false)
         })
     }
 
@@ -847,7 +883,8 @@ fn compile_whole(
 /// Addresses that no name may bring: the gateway's own, and what lives behind its inside NICs. A
 /// default route to the inside says nothing about what lives there.
 fn own_prefixes(host: &Host) -> Vec<IpNet> {
-    let inside = host.nics.iter().flat_map(|nic| &nic.plausible);
+    let inside = host.nics.iter().filter(|nic| nic.side == Side::Inside);
+    let inside = inside.flat_map(|nic| &nic.plausible);
     let own = host.own.iter().map(|address| IpNet::from(*address));
     inside.filter(|prefix| prefix.prefix_len() > 0).copied().chain(own).collect()
 }

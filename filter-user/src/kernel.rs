@@ -5,6 +5,8 @@
 //! It is the only module that knows aya and netlink.
 
 pub mod attach;
+mod clock;
+mod egress;
 pub mod events;
 pub mod maps;
 pub mod netlink;
@@ -14,9 +16,9 @@ pub mod question;
 pub mod watch;
 
 pub use self::{
-    attach::{AttachedMode, Attachment},
+    attach::{AttachedMode, Attachment, Duty, Following},
     events::Events,
     maps::SharedMaps,
-    object::{Instance, Role},
+    object::{Instance, LoadedProgram, Role},
     pins::PinDirectory,
 };

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use filter_common::egress::Side;
 use ipnet::IpNet;
 
 pub use self::{
@@ -293,6 +294,22 @@ impl Policy {
             }
         }
         names
+    }
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// The NICs that are filtered, those inside first, each with its side.
+    pub fn nics(&self) -> impl Iterator<Item = (&NicName, Side)> {
+        let inside = self.inside.iter().map(|nic| (nic, Side::Inside));
+        inside.chain(self.outside.iter().map(|nic| (nic, Side::Outside)))
+    }
+
+    /// The side that a NIC is on, if it is filtered.
+    #[must_use]
+    pub fn side(&self, nic: &NicName) -> Option<Side> {
+        self.nics().find(|(name, _)| *name == nic).map(|(_, side)| side)
     }
 }
 

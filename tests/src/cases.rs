@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
+use filter_common::egress::{Ingress, Side};
 use filter_user::{
     compile::{Host, HostNic},
     names::Snapshot,
@@ -21,7 +22,7 @@ use filter_user::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::frames::frame;
+use crate::{frames::frame, ground::TestNic};
 
 /// All files together.
 #[derive(Debug)]
@@ -50,8 +51,10 @@ pub struct Case {
     pub title: String,
     /// The name of the gateway.
     pub policy: String,
-    /// The index of the NIC that the frame enters.
-    pub nic: u8,
+    /// What came before it.
+    pub before: Vec<Event>,
+    /// Where it enters or leaves.
+    pub way: CaseWay,
     /// The frame, from its Ethernet header on.
     pub frame: Vec<u8>,
     /// What becomes of it.
@@ -60,6 +63,43 @@ pub struct Case {
     pub reason: String,
     /// The rules that allow it, if rules do.
     pub rules: BTreeSet<String>,
+}
+
+/// Something that happens before a case's frame.
+#[derive(Debug)]
+pub enum Event {
+    /// A frame passes.
+    Pass {
+        /// Where it enters or leaves.
+        way: CaseWay,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// Every flow is cut.
+    Cut,
+    /// The flow of a frame that enters is kept, though the policy denies it.
+    Keep {
+        /// Where it enters.
+        way: CaseWay,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+}
+
+/// Where a frame enters or leaves the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaseWay {
+    /// It enters a NIC.
+    Enters(TestNic),
+    /// It leaves by a NIC.
+    Leaves {
+        /// The NIC.
+        nic: TestNic,
+        /// Where it comes from.
+        from: Ingress,
+        /// The packets that the hardware makes of it.
+        segments: u32,
+    },
 }
 
 /// Whether a frame passes.
@@ -100,6 +140,50 @@ struct NicEntry {
     index: u8,
     name: String,
     plausible: Vec<IpNet>,
+    #[serde(default)]
+    elsewhere: Vec<IpNet>,
+    #[serde(default)]
+    side: SideEntry,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SideEntry {
+    #[default]
+    Inside,
+    Outside,
+}
+
+/// Where a frame that leaves comes from.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OriginEntry {
+    Gateway,
+    Inside,
+    Outside,
+    Foreign,
+}
+
+/// A frame that enters or leaves.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventEntry {
+    #[serde(default)]
+    nic: u8,
+    leaves: Option<OriginEntry>,
+    segments: Option<u32>,
+    frame: Option<String>,
+    #[serde(default, rename = "do")]
+    what: What,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum What {
+    #[default]
+    Pass,
+    Cut,
+    Keep,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +192,12 @@ struct CaseEntry {
     name: String,
     policy: Option<String>,
     #[serde(default)]
+    before: Vec<EventEntry>,
+    #[serde(default)]
     nic: u8,
+    /// Where a frame comes from that leaves by the NIC; else it enters.
+    leaves: Option<OriginEntry>,
+    segments: Option<u32>,
     frame: String,
     verdict: CaseVerdict,
     reason: String,
@@ -140,13 +229,28 @@ impl Table {
                 paths.push(path);
             }
         }
-        paths.sort();
+        // The gateways come first, as cases are read knowing them.
+        paths.sort_by_key(|path| {
+            let gateways = path.file_stem().is_some_and(|stem| stem == "policies");
+            (if gateways { 0 } else { 1 }, path.clone())
+        });
         let mut table = Self { policies: BTreeMap::new(), cases: Vec::new() };
         let mut titles = BTreeSet::new();
         for path in paths {
             table.add(&path, &mut titles).with_context(|| path.display().to_string())?;
         }
         Ok(table)
+    }
+
+    /// The NICs that frames enter and leave.
+    #[must_use]
+    pub fn nics(&self) -> BTreeSet<TestNic> {
+        let before =
+            self.cases.iter().flat_map(|case| &case.before).filter_map(|event| match event {
+                Event::Pass { way, .. } | Event::Keep { way, .. } => Some(way.nic()),
+                Event::Cut => None,
+            });
+        self.cases.iter().map(|case| case.way.nic()).chain(before).collect()
     }
 
     fn add(&mut self, path: &Path, titles: &mut BTreeSet<String>) -> Result<()> {
@@ -161,9 +265,30 @@ impl Table {
             let title = format!("{stem}: {}", entry.name);
             ensure!(titles.insert(title.clone()), "`{title}` stands there twice");
             let policy = entry.policy.or_else(|| file.default_policy.clone());
+            let policy = policy.with_context(|| format!("`{title}` names no policy"))?;
+            let setting = self.policies.get(&policy).with_context(|| {
+                format!("`{title}` names the policy `{policy}`, which no file before it has")
+            })?;
+            let way = |nic, leaves, segments| {
+                setting.way(nic, leaves, segments).with_context(|| title.clone())
+            };
+            let mut before = Vec::new();
+            for event in entry.before {
+                let way = way(event.nic, event.leaves, event.segments)?;
+                let described = |description: Option<String>| {
+                    let description = description.context("what comes before it has no frame");
+                    description.and_then(|text| frame(&text)).with_context(|| title.clone())
+                };
+                before.push(match event.what {
+                    What::Pass => Event::Pass { way, frame: described(event.frame)? },
+                    What::Cut => Event::Cut,
+                    What::Keep => Event::Keep { way, frame: described(event.frame)? },
+                });
+            }
             self.cases.push(Case {
-                policy: policy.with_context(|| format!("`{title}` names no policy"))?,
-                nic: entry.nic,
+                before,
+                way: way(entry.nic, entry.leaves, entry.segments)?,
+                policy,
                 frame: frame(&entry.frame).with_context(|| title.clone())?,
                 verdict: entry.verdict,
                 reason: entry.reason,
@@ -172,6 +297,36 @@ impl Table {
             });
         }
         Ok(())
+    }
+}
+
+// === impl Setting ===
+
+impl Setting {
+    fn way(&self, nic: u8, leaves: Option<OriginEntry>, segments: Option<u32>) -> Result<CaseWay> {
+        // A NIC that the gateway doesn't have is one of those that nothing is known of.
+        let known = self.host.nics.iter().find(|known| known.slot == nic);
+        let nic = (nic, known.map_or(Side::Inside, |known| known.side));
+        let Some(leaves) = leaves else { return Ok(CaseWay::Enters(nic)) };
+        let from = match leaves {
+            OriginEntry::Gateway => Ingress::Own,
+            OriginEntry::Inside => Ingress::Inside,
+            OriginEntry::Outside => Ingress::Outside,
+            OriginEntry::Foreign => Ingress::Foreign,
+        };
+        Ok(CaseWay::Leaves { nic, from, segments: segments.unwrap_or(1) })
+    }
+}
+
+// === impl CaseWay ===
+
+impl CaseWay {
+    /// The NIC.
+    #[must_use]
+    pub fn nic(self) -> TestNic {
+        match self {
+            Self::Enters(nic) | Self::Leaves { nic, .. } => nic,
+        }
     }
 }
 
@@ -190,8 +345,12 @@ impl PolicyEntry {
             nics.push(HostNic {
                 slot: nic.index,
                 name: NicName::try_from(nic.name.as_str())?,
+                side: match nic.side {
+                    SideEntry::Inside => Side::Inside,
+                    SideEntry::Outside => Side::Outside,
+                },
                 plausible: nic.plausible,
-                elsewhere: Vec::new(),
+                elsewhere: nic.elsewhere,
             });
         }
         let host = Host { nics, own: self.own, ..Host::default() };

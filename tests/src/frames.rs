@@ -16,15 +16,15 @@
 //! | `eth [MAC]` | `next` | to this MAC address; without it, one stands in front anyway |
 //! | `vlan ID`, `svlan ID` | `next` | an 802.1Q or an 802.1ad tag |
 //! | `pppoe` | `kind`, `code`, `next` | a PPPoE session; `kind` is version and type |
-//! | `ip A > B`, IPv4 | `version`, `words`, `length`, `fragment`, `ttl`, `next`, `options` | `words` of the header; `options` in hexadecimal; `fragment=1480` at that offset, with `+` behind it if more follow |
+//! | `ip A > B`, IPv4 | `version`, `words`, `length`, `id`, `fragment`, `ttl`, `next`, `options` | `words` of the header; `options` in hexadecimal; `fragment=1480` at that offset, with `+` behind it if more follow |
 //! | `ip A > B`, IPv6 | `version`, `length`, `ttl`, `next` | |
 //! | `hop-by-hop`, `destination` | `length`, `next` | IPv6 options, 8 bytes |
 //! | `routing LEFT` | `length`, `next` | a routing header with so many segments left |
-//! | `fragment OFFSET[+]` | `next` | an IPv6 fragment header |
+//! | `fragment OFFSET[+]` | `next`, `id` | an IPv6 fragment header |
 //! | `ah` | `length`, `next` | an authentication header, 24 bytes |
-//! | `tcp [FROM >] PORT` | `words` | a SYN without options; `words` of the header |
+//! | `tcp [FROM >] PORT` | `words`, `flags`, `seq`, `ack` | a SYN without options; `words` of the header; `flags` by their letters, `flags=sa`, `flags=none` |
 //! | `udp [FROM >] PORT` | `length` | |
-//! | `icmp TYPE [CODE]`, `icmp6 TYPE [CODE]` | | eight bytes; what follows is quoted |
+//! | `icmp TYPE [CODE]`, `icmp6 TYPE [CODE]` | `id` | eight bytes; what follows is quoted |
 //! | `data COUNT` | | so many zero bytes |
 //! | `hex BYTES` | | these bytes |
 //!
@@ -200,7 +200,8 @@ impl Layer {
                 built.protocol = Some(44);
                 let (offset, more) = fragment(&self.word()?)?;
                 let [high, low] = (offset | u16::from(more)).to_be_bytes();
-                vec![self.next_protocol(&inner)?, 0, high, low, 0, 0, 0, 1]
+                let [id_high, id_low] = self.field("id", 1)?.to_be_bytes();
+                vec![self.next_protocol(&inner)?, 0, high, low, 0, 0, id_high, id_low]
             }
             "ah" => {
                 built.protocol = Some(51);
@@ -212,8 +213,13 @@ impl Layer {
             "tcp" => {
                 built.protocol = Some(6);
                 let mut bytes = self.ports()?;
-                bytes.extend([0, 0, 0, 1, 0, 0, 0, 0]);
-                bytes.extend([self.field_octet("words", 5)? << 4, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+                let flags = match self.fields.remove("flags") {
+                    Some(letters) => tcp_flags(&letters)?,
+                    None => 0x02,
+                };
+                bytes.extend(u32::from(self.field("seq", 1)?).to_be_bytes());
+                bytes.extend(u32::from(self.field("ack", 0)?).to_be_bytes());
+                bytes.extend([self.field_octet("words", 5)? << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
                 bytes
             }
             "udp" => {
@@ -227,7 +233,8 @@ impl Layer {
                 built.protocol = Some(if self.name == "icmp" { 1 } else { 58 });
                 let kind = self.octet()?;
                 let code = if self.words.is_empty() { 0 } else { self.octet()? };
-                vec![kind, code, 0, 0, 0, 0, 0, 0]
+                let [high, low] = self.field("id", 0)?.to_be_bytes();
+                vec![kind, code, 0, 0, high, low, 0, 0]
             }
             "data" => vec![0; self.number()?.into()],
             "hex" => octets(&self.words.drain(..).collect::<String>())?,
@@ -270,7 +277,7 @@ impl Layer {
             Some(field) => fragment(&field)?,
             None => (0, false),
         };
-        bytes.extend([0, 1]);
+        bytes.extend(self.field("id", 1)?.to_be_bytes());
         bytes.extend((offset / 8 + (u16::from(more) << 13)).to_be_bytes());
         bytes.extend([self.field_octet("ttl", 64)?, self.next_protocol(inner)?, 0, 0]);
         bytes.extend(source.octets());
@@ -296,6 +303,25 @@ fn number(text: &str) -> Result<u16> {
         None => text.parse(),
     };
     number.with_context(|| format!("{text} is no number of 16 bits"))
+}
+
+/// The flags of a TCP header by their first letters; `none` for none.
+fn tcp_flags(letters: &str) -> Result<u8> {
+    if letters == "none" {
+        return Ok(0);
+    }
+    letters.chars().try_fold(0, |flags, letter| {
+        Ok(flags
+            | match letter {
+                'f' => 0x01,
+                's' => 0x02,
+                'r' => 0x04,
+                'p' => 0x08,
+                'a' => 0x10,
+                'u' => 0x20,
+                other => bail!("{other} is no flag of TCP"),
+            })
+    })
 }
 
 /// An offset in bytes, a multiple of 8, and whether more fragments follow.

@@ -6,20 +6,24 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     mem::offset_of,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use filter_common::{
     decide::{Decision, decide},
-    parse::Headers,
+    egress::{Ingress, Side, egress},
+    flow::Workspace,
+    outside::decide_outside,
     tables::Mode,
-    wire::{Active, COUNTERS_PER_NIC, Counter, Event, Observation, SlotSettings},
+    verdict::Verdict,
+    wire::{
+        Active, COUNTERS_PER_NIC, Counter, Event, FlowKey, FlowRecord, Observation, SlotSettings,
+    },
 };
 use filter_user::{
-    compile::{SlotTables, Step, View, apply, rebuild},
+    compile::{Memory, SlotTables, Step, View, apply, rebuild},
     kernel::{
-        Instance, PinDirectory, Role, SharedMaps,
+        Instance, LoadedProgram, PinDirectory, Role, SharedMaps,
         maps::{Provenance, SlotIndex},
     },
 };
@@ -32,15 +36,27 @@ pub const SHORTEST: usize = 14;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
-/// Pinned maps, and the program for each of some NICs.
+/// `TCX_NEXT`, and `TC_ACT_SHOT`.
+const TC_PASS: i32 = -1;
+const TC_DROP: i32 = 2;
+
+/// Interfaces as the kernel may number them; those of no other number are foreign.
+const INSIDE_INTERFACE: u32 = 1001;
+const OUTSIDE_INTERFACE: u32 = 1002;
+const FOREIGN_INTERFACE: u32 = 1003;
+
+/// A NIC of a test: its index in maps and counters, and its side.
+pub type TestNic = (u8, Side);
+
+/// Pinned maps, and the programs for each of some NICs.
 ///
 /// The fields are dropped in this order: handles first, then the pins.
 pub struct Ground {
     /// The maps.
     pub maps: SharedMaps,
     samples: Samples,
-    enforcing: BTreeMap<u8, Instance>,
-    observing: BTreeMap<u8, Instance>,
+    enforcing: BTreeMap<TestNic, Instance>,
+    observing: BTreeMap<TestNic, Instance>,
     /// What was written into each slot.
     slots: [SlotTables; 2],
     /// Which slot is in force.
@@ -74,16 +90,18 @@ impl fmt::Debug for Ground {
 }
 
 impl Ground {
-    /// Creates the maps, and loads the program for these NICs in these roles.
+    /// Creates the maps, and loads the programs for these NICs in these roles.
     ///
     /// # Errors
     ///
-    /// The kernel refuses maps or program.
-    pub fn new(nics: impl IntoIterator<Item = u8>, roles: &[Role]) -> Result<Self> {
+    /// The kernel refuses maps or programs.
+    pub fn new(nics: impl IntoIterator<Item = TestNic>, roles: &[Role]) -> Result<Self> {
         let directory = PinDir::new(&format!("test-{}", netns::unique()))?;
         let pins = PinDirectory::create(directory.path())?;
-        let (maps, samples) = open(&pins, Provenance::Created)?;
-        let nics: BTreeSet<u8> = nics.into_iter().collect();
+        let (mut maps, samples) = open(&pins, Provenance::Created)?;
+        let sides = [(INSIDE_INTERFACE, Side::Inside), (OUTSIDE_INTERFACE, Side::Outside)];
+        maps.set_interfaces(&sides.into())?;
+        let nics: BTreeSet<TestNic> = nics.into_iter().collect();
         let load = |role| {
             let wanted = nics.iter().copied().filter(|_| roles.contains(&role));
             load(&pins, wanted, role)
@@ -107,7 +125,8 @@ impl Ground {
     ///
     /// A pin is gone, or a slot holds something else than was written.
     pub fn reopen(self) -> Result<Self> {
-        let nics: Vec<u8> = self.enforcing.keys().chain(self.observing.keys()).copied().collect();
+        let nics: Vec<TestNic> =
+            self.enforcing.keys().chain(self.observing.keys()).copied().collect();
         let Self { maps, samples, enforcing, observing, slots, active, pins, directory } = self;
         // The lock of the directory goes with its handle.
         drop((maps, samples, enforcing, observing, pins));
@@ -180,18 +199,70 @@ impl Ground {
         self.maps.wait_for_packets()
     }
 
-    /// Runs the program that enforces; whether the frame passes.
+    /// Runs the program that enforces on a frame that enters; whether it passes.
     ///
     /// # Errors
     ///
     /// No such program was loaded, or it can't be run on this frame.
-    pub fn run(&mut self, nic: u8, frame: &[u8]) -> Result<bool> {
-        let instance = self.enforcing.get_mut(&nic).context("no program enforces for this NIC")?;
-        match instance.run(frame)? {
+    pub fn run(&mut self, nic: TestNic, frame: &[u8]) -> Result<bool> {
+        match self.enforcing(nic)?.run(frame)? {
             XDP_PASS => Ok(true),
             XDP_DROP => Ok(false),
             action => bail!("XDP action {action}"),
         }
+    }
+
+    /// Runs the program that follows what leaves; whether the frame passes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ground::run`].
+    pub fn run_egress(
+        &mut self,
+        nic: TestNic,
+        frame: &[u8],
+        from: Ingress,
+        segments: u32,
+    ) -> Result<bool> {
+        let from = match from {
+            Ingress::Own => 0,
+            Ingress::Inside => INSIDE_INTERFACE,
+            Ingress::Outside => OUTSIDE_INTERFACE,
+            Ingress::Foreign => FOREIGN_INTERFACE,
+        };
+        match self.enforcing(nic)?.run_egress(frame, from, segments)? {
+            TC_PASS => Ok(true),
+            TC_DROP => Ok(false),
+            action => bail!("TC action {action}"),
+        }
+    }
+
+    fn enforcing(&mut self, nic: TestNic) -> Result<&mut Instance> {
+        self.enforcing.get_mut(&nic).context("no program enforces for this NIC")
+    }
+
+    /// The flows in the kernel, without their times, which depend on the machine.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowRecord>> {
+        Ok(timeless(self.maps.flows()?))
+    }
+
+    /// Forgets all flows.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        for (key, _) in self.maps.flows()? {
+            self.maps.forget_flow(&key)?;
+        }
+        for key in self.maps.kept_flows()? {
+            self.maps.forget_kept_flow(&key)?;
+        }
+        Ok(())
     }
 
     /// Asks the program that observes.
@@ -199,15 +270,16 @@ impl Ground {
     /// # Errors
     ///
     /// As [`Ground::run`].
-    pub fn observe(&mut self, nic: u8, frame: &[u8]) -> Result<Observation> {
+    pub fn observe(&mut self, nic: TestNic, frame: &[u8]) -> Result<Observation> {
         let instance = self.observing.get_mut(&nic).context("no program observes for this NIC")?;
         instance.observe(frame)
     }
 
     /// What the program that observes has to say, by these tables.
     #[must_use]
-    pub fn expected(&self, tables: &SlotTables, nic: u8, frame: &[u8]) -> Observation {
-        judge(tables, nic, frame).observation(self.active, mode(tables))
+    pub fn expected(&self, view: View<'_>, side: Side, frame: &[u8]) -> Observation {
+        let view = View { role: Role::Observing, ..view };
+        judge(view, side, frame).observation(self.active, mode(view.tables))
     }
 
     /// All counters of a NIC that aren't zero.
@@ -239,21 +311,49 @@ impl Ground {
         Ok(traces)
     }
 
-    /// Instructions that the verifier processed for one program, and how long loading took on
-    /// average.
+    /// One of each program that enforces, by its name.
     #[must_use]
-    pub fn verified(&self) -> (Option<u32>, Duration) {
-        let instances: Vec<&Instance> = self.enforcing.values().collect();
-        let time: Duration = instances.iter().map(|instance| instance.load_time).sum();
-        let number = u32::try_from(instances.len()).unwrap_or(u32::MAX).max(1);
-        (instances.first().and_then(|first| first.verified_instructions), time / number)
+    pub fn programs(&self) -> BTreeMap<&'static str, LoadedProgram> {
+        let of = |instance: &Instance| [Some(instance.ingress), instance.egress];
+        let programs = self.enforcing.values().flat_map(of).flatten();
+        programs.map(|program| (program.name, program)).collect()
     }
 }
 
-/// What the host decides.
+/// What the host decides on a frame that enters a NIC of a side.
 #[must_use]
-pub fn judge(tables: &SlotTables, nic: u8, frame: &[u8]) -> Decision {
-    decide(frame, &View { tables, nic: nic.into() }, &mut Headers::default())
+pub fn judge(view: View<'_>, side: Side, frame: &[u8]) -> Decision {
+    let mut workspace = Workspace::default();
+    match side {
+        Side::Inside => decide(frame, &view, &mut workspace),
+        Side::Outside => decide_outside(frame, &view, &mut workspace),
+    }
+}
+
+/// What the host decides on a frame that leaves by a NIC of a side.
+#[must_use]
+pub fn judge_egress(
+    view: View<'_>,
+    side: Side,
+    frame: &[u8],
+    from: Ingress,
+    segments: u32,
+) -> Verdict {
+    egress(frame, &view, &mut Workspace::default(), side, from, segments)
+}
+
+/// Flows without their times.
+pub fn timeless(
+    flows: impl IntoIterator<Item = (FlowKey, FlowRecord)>,
+) -> BTreeMap<FlowKey, FlowRecord> {
+    let timeless = |(key, record)| (key, FlowRecord { created: 0, seen: 0, ..record });
+    flows.into_iter().map(timeless).collect()
+}
+
+/// The tables as a packet sees them that leaves traces in a memory.
+#[must_use]
+pub fn view<'a>(tables: &'a SlotTables, memory: &'a Memory, nic: u8) -> View<'a> {
+    View { tables, nic: nic.into(), memory: Some(memory), role: Role::Enforcing }
 }
 
 /// What is done with denied packets.
@@ -271,10 +371,10 @@ pub fn reason_of(sample: &[u8]) -> Option<u8> {
 
 fn load(
     pins: &PinDirectory,
-    nics: impl IntoIterator<Item = u8>,
+    nics: impl IntoIterator<Item = TestNic>,
     role: Role,
-) -> Result<BTreeMap<u8, Instance>> {
-    nics.into_iter().map(|nic| Ok((nic, Instance::load(pins, nic, role)?))).collect()
+) -> Result<BTreeMap<TestNic, Instance>> {
+    nics.into_iter().map(|nic| Ok((nic, Instance::load(pins, nic.0, nic.1, role)?))).collect()
 }
 
 fn open(pins: &PinDirectory, expected: Provenance) -> Result<(SharedMaps, Samples)> {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use filter_common::{
     decide::{Decision, decide},
+    flow::Workspace,
     frame::Frame,
     parse::{Address, Headers, ethertype, protocol},
     tables::{Mode, Tables},
@@ -42,9 +43,9 @@ pub struct Judged {
 
 /// Judges a frame.
 pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, tables: &T) -> Judged {
-    let mut headers = Headers::default();
-    let decision = decide(frame, tables, &mut headers);
-    Judged { decision, headers }
+    let mut workspace = Workspace::default();
+    let decision = decide(frame, tables, &mut workspace);
+    Judged { decision, headers: workspace.headers }
 }
 
 /// Checks everything that holds of a frame, on each NIC of the policy and on none.
@@ -205,7 +206,16 @@ fn is_always_allowed(reason: PassReason, headers: &Headers, own: bool, grant: Gr
     let ip = |version, expected| headers.ip_version == version && headers.protocol == expected;
     let ports = (headers.source_port, headers.destination_port);
     match reason {
-        PassReason::Rule | PassReason::Management | PassReason::DnsForwarder => false,
+        PassReason::Rule
+        | PassReason::Management
+        | PassReason::DnsForwarder
+        | PassReason::Inbound => false,
+        // Without a memory there are none, and nothing leaves here.
+        PassReason::Reply
+        | PassReason::Fragment
+        | PassReason::KeptFlow
+        | PassReason::Forwarded
+        | PassReason::Own => false,
         PassReason::Arp => link(ethertype::ARP),
         PassReason::Lldp => link(ethertype::LLDP),
         PassReason::Lacp => link(ethertype::SLOW),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use filter_common::{
+    egress::Side,
     verdict::{DropReason, PassReason},
     wire::Selector,
 };
@@ -88,6 +89,8 @@ pub enum Source {
 pub enum Target {
     /// The gateway's.
     Own,
+    /// One that the gateway takes in without owning it.
+    Closed,
     /// Another's.
     Other,
 }
@@ -127,7 +130,11 @@ pub fn model(policy: &Policy, names: &Snapshot, host: &Host, packet: &Packet) ->
 
     let mut expected = Expected {
         source,
-        destination: if own { Target::Own } else { Target::Other },
+        destination: match (own, closed) {
+            (true, _) => Target::Own,
+            (false, true) => Target::Closed,
+            (false, false) => Target::Other,
+        },
         groups: groups.clone(),
         covering: MatchKey::new(),
         holding: MatchKey::new(),
@@ -484,6 +491,7 @@ impl Expected {
     /// The packet is dropped.
     pub fn verdict(&self, service: Service) -> Result<PassReason, DropReason> {
         match (self.source, self.destination) {
+            (_, Target::Closed) => return Err(DropReason::Broadcast),
             (Source::LinkLocal, Target::Other) => return Err(DropReason::LinkLocalSource),
             (Source::SpoofedLinkLocal, Target::Other) => return Err(DropReason::LinkLocalSource),
             (Source::Spoofed | Source::SpoofedLinkLocal, _) => {
@@ -674,7 +682,7 @@ impl Random {
                         _ => random.source_prefix(),
                     }),
                 };
-                nics.push(HostNic { slot, name, plausible, elsewhere });
+                nics.push(HostNic { slot, name, side: Side::Inside, plausible, elsewhere });
             }
         }
         let mut own: BTreeSet<IpAddr> = self.some(3, Self::source_address).into_iter().collect();

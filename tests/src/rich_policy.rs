@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use filter_common::egress::Side;
 use filter_user::{
     compile::{Compiled, CounterLedger, Host, HostNic, SlotTables, View, compile},
     names::Snapshot,
@@ -199,13 +200,13 @@ impl RichPolicy {
     /// The tables as a packet sees them that enters a NIC.
     #[must_use]
     pub fn view(&self, nic: u8) -> View<'_> {
-        View { tables: &self.compiled.tables, nic: nic.into() }
+        View::new(&self.compiled.tables, nic.into())
     }
 
     /// Empty tables, seen from that NIC.
     #[must_use]
     pub fn empty_view(&self, nic: u8) -> View<'_> {
-        View { tables: &self.empty, nic: nic.into() }
+        View::new(&self.empty, nic.into())
     }
 }
 
@@ -226,6 +227,7 @@ fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
 fn nic(slot: u8, name: &str, plausible: &[&str]) -> HostNic {
     let prefix = |text: &&str| text.parse::<IpNet>().expect("a prefix");
     HostNic {
+        side: Side::Inside,
         slot,
         name: NicName::try_from(name).expect("a valid name"),
         plausible: plausible.iter().map(prefix).collect(),

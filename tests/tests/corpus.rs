@@ -10,13 +10,14 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use filter_common::{
+    egress::Side,
     frame::Frame,
     tables::Mode,
     verdict::{DropReason, PassReason},
     wire::{Active, COUNTERS_PER_NIC, Counter},
 };
 use filter_user::{
-    compile::{SlotTables, diff},
+    compile::{Memory, SlotTables, View, diff},
     kernel::{Instance, PinDirectory, Role, SharedMaps, maps::SlotIndex},
 };
 use sluice_lab::{
@@ -163,20 +164,27 @@ fn check(what: &str, frames: &BTreeMap<String, Vec<u8>>, cuts: Cuts) -> Result<(
     let rich = RichPolicy::new();
     let mut kernel = Kernel::load(&rich)?;
     let mut tally = Tally::default();
+    // First fragments are remembered on either side.
+    let memory = Memory::default();
     for (name, frame) in frames {
         invariants::check(&rich, frame, cuts).map_err(|what| anyhow!("{name}: {what}"))?;
         tally.frames += 1;
         let mut asked = 0;
         for loaded in &mut kernel.instances {
-            let judged = judge(frame.as_slice(), &rich.view(loaded.nic));
+            let observing = View { memory: Some(&memory), ..rich.view(loaded.nic) };
+            let judged = judge(frame.as_slice(), &observing);
             *tally.reasons.entry(judged.decision.verdict.code()).or_default() += 1;
-            let beginning = judge(&Beginning(frame), &rich.view(loaded.nic));
+            let beginning = judge(&Beginning(frame), &observing);
             if frame.len() < SHORTEST || beginning != judged {
                 continue;
             }
             let compared = loaded
                 .compare(&kernel.maps, frame, &judged)
                 .with_context(|| format!("{name}, NIC {}", loaded.nic))?;
+            if compared == Compared::Same {
+                let enforcing = View { role: Role::Enforcing, ..observing };
+                same("judgement", judge(frame.as_slice(), &enforcing), judged, &judged)?;
+            }
             asked += usize::from(compared == Compared::Same);
         }
         if asked < kernel.instances.len() {
@@ -205,8 +213,8 @@ impl Kernel {
         for nic in RichPolicy::NICS {
             instances.push(Loaded {
                 nic,
-                enforcing: Instance::load(&pins, nic, Role::Enforcing)?,
-                observing: Instance::load(&pins, nic, Role::Observing)?,
+                enforcing: Instance::load(&pins, nic, Side::Inside, Role::Enforcing)?,
+                observing: Instance::load(&pins, nic, Side::Inside, Role::Observing)?,
                 counted: BTreeMap::new(),
             });
         }
@@ -219,14 +227,18 @@ impl Kernel {
 impl Loaded {
     fn compare(&mut self, maps: &SharedMaps, frame: &[u8], judged: &Judged) -> Result<Compared> {
         let decision = judged.decision;
-        let passes = decision.verdict.passes(Mode::Enforce);
-        let index = decision.verdict.counter(Mode::Enforce);
-        let length = u64::try_from(frame.len())?;
-        let action = match self.enforcing.run(frame) {
-            Ok(action) => action,
+        let found = match self.observing.observe(frame) {
+            Ok(found) => found,
             Err(_) if frame.len() > FIRST_BUFFER => return Ok(Compared::Refused),
             Err(error) => return Err(error),
         };
+        let active = Active::new(SlotIndex::Second.number(), GENERATION);
+        let expected = decision.observation(active, Mode::Enforce);
+        same("observation", found, expected, judged)?;
+        let passes = decision.verdict.passes(Mode::Enforce);
+        let index = decision.verdict.counter(Mode::Enforce);
+        let length = u64::try_from(frame.len())?;
+        let action = self.enforcing.run(frame)?;
         let counter = self.counted.entry(index).or_default();
         counter.packets += 1;
         counter.bytes += length;
@@ -235,10 +247,6 @@ impl Loaded {
         let found = maps.counter(self.nic, index)?;
         same(&format!("counter {index}"), found, *counter, judged)?;
 
-        let found = self.observing.observe(frame)?;
-        let active = Active::new(SlotIndex::Second.number(), GENERATION);
-        let expected = decision.observation(active, Mode::Enforce);
-        same("observation", found, expected, judged)?;
         Ok(Compared::Same)
     }
 

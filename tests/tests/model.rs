@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use filter_common::{
     decide::decide,
-    parse::{Address, Headers},
+    flow::Workspace,
+    parse::Address,
     tables::{Class, Tables as _},
     verdict::Verdict,
     wire::Grant,
@@ -43,9 +44,9 @@ fn tables_equal_the_model() {
             let expected = model(&policy, &names, &host, &packet);
             check(&compiled, &ledger, &host, &packet, &expected)
                 .unwrap_or_else(|what| panic!("seed {seed}, round {round}: {what}\n{packet:#?}\n{expected:#?}\n{policy:#?}\n{names:#?}\n{host:#?}"));
-            let view = View { tables: &compiled.tables, nic: packet.nic.into() };
+            let view = View::new(&compiled.tables, packet.nic.into());
             let verdict =
-                match decide(packet.frame().as_slice(), &view, &mut Headers::default()).verdict {
+                match decide(packet.frame().as_slice(), &view, &mut Workspace::default()).verdict {
                     Verdict::Permit(permit) => Ok(permit.reason().expect("a permit has a reason")),
                     Verdict::Pass(reason) => Ok(reason),
                     Verdict::Drop(reason) => Err(reason),
@@ -168,7 +169,7 @@ fn carry_out(kernel: &mut SlotTables, new: &SlotTables, packets: &[Packet]) -> u
 }
 
 fn find(tables: &SlotTables, packet: &Packet) -> Found {
-    let view = View { tables, nic: packet.nic.into() };
+    let view = View::new(tables, packet.nic.into());
     let class = view.class(packet.vlan, &address(packet.source));
     let grant = view.grant(&address(packet.destination));
     let ports = class.and_then(|class| view.port_set(grant, class));
@@ -185,7 +186,7 @@ fn check(
     expected: &Expected,
 ) -> Result<(), String> {
     let Compiled { tables, meaning } = compiled;
-    let view = View { tables, nic: packet.nic.into() };
+    let view = View::new(tables, packet.nic.into());
     let key = |rules: Option<&RuleSet>| -> MatchKey {
         let rules = rules.into_iter().flat_map(|rules| rules.iter());
         let references = rules.filter_map(|rule| meaning.rule(*rule));
@@ -199,7 +200,7 @@ fn check(
     let groups = meaning.class(class.0).ok_or("class without meaning")?;
     let named = groups.iter().filter_map(|group| match group {
         ClientGroup::Source(name) => Some(name),
-        ClientGroup::Management => None,
+        ClientGroup::Management | ClientGroup::Outside | ClientGroup::Inbound(_) => None,
     });
     same("groups", named.eq(&expected.groups))?;
 

@@ -116,9 +116,10 @@ fn check(args: &CheckArgs) -> Checked {
 pub(super) fn host(policy: &Policy) -> Host {
     let everything = ["0.0.0.0/0", "::/0"];
     let plausible: Vec<_> = everything.iter().filter_map(|prefix| prefix.parse().ok()).collect();
-    let nics = policy.gateway.inside.iter().zip(0..).map(|(name, slot)| HostNic {
+    let nics = policy.gateway.nics().zip(0..).map(|((name, side), slot)| HostNic {
         slot,
         name: name.clone(),
+        side,
         plausible: plausible.clone(),
         elsewhere: Vec::new(),
     });

@@ -39,7 +39,9 @@ pub(super) fn prefixes(
                 let leads = match single(prefix).map(|address| host.delivery(address)) {
                     Some(Delivery::Own) => true,
                     Some(Delivery::Closed) => false,
-                    Some(Delivery::Forwarded) | None => reason == Some(PassReason::Rule),
+                    Some(Delivery::Forwarded) | None => {
+                        matches!(reason, Some(PassReason::Rule | PassReason::Inbound))
+                    }
                 };
                 if leads {
                     bring(prefix.trunc(), None);

@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use filter_common::wire::{Grant, Permit, SlotSettings};
+use filter_common::wire::{AddressPair, Grant, Permit, SlotSettings};
 use ipnet::IpNet;
 
 use super::SlotTables;
@@ -40,6 +40,13 @@ pub enum Step {
         index: u32,
         /// The permit.
         value: Permit,
+    },
+    /// The hosts behind the services of a match.
+    ServiceHost {
+        /// The counter of the match.
+        counter: u32,
+        /// The hosts.
+        value: AddressPair,
     },
     /// Inserts a destination prefix or replaces its grant.
     InsertGrant(IpNet, Grant),
@@ -121,6 +128,7 @@ impl Plan {
         }
         let port_classes = Changes::between(&old.port_classes, &new.port_classes);
         let port_cells = Changes::between(&old.port_cells, &new.port_cells);
+        let hosts = Changes::between(&old.service_hosts, &new.service_hosts);
         let cells = Changes::between(&old.cells, &new.cells);
         let mut sources = Changes::between(&old.sources, &new.sources);
         let zones = Changes::between(&old.zones, &new.zones);
@@ -134,6 +142,8 @@ impl Plan {
         let port_cell = |(index, value)| Step::PortCell { index, value };
         let cell = |(index, value)| Step::Cell { index, value };
         let zone = |(index, value)| Step::Zone { index, value };
+        let host = |(counter, value)| Step::ServiceHost { counter, value };
+        written.extend(hosts.written.into_iter().map(host));
         written.extend(port_classes.written.into_iter().map(port_class));
         written.extend(port_cells.written.into_iter().map(port_cell));
         written.extend(cells.written.into_iter().map(cell));
@@ -149,6 +159,9 @@ impl Plan {
         removed
             .extend(port_cells.removed.into_iter().map(|index| port_cell((index, Permit::DENIED))));
         removed.extend(port_classes.removed.into_iter().map(|word| port_class((word, 0))));
+        removed.extend(
+            hosts.removed.into_iter().map(|counter| host((counter, AddressPair::default()))),
+        );
         Self { written, removed }
     }
 }
@@ -161,6 +174,7 @@ pub fn apply(tables: &mut SlotTables, step: &Step) {
         Step::PortClass { word, value } => store(&mut tables.port_classes, word, value),
         Step::Cell { index, value } => store(&mut tables.cells, index, value),
         Step::PortCell { index, value } => store(&mut tables.port_cells, index, value),
+        Step::ServiceHost { counter, value } => store(&mut tables.service_hosts, counter, value),
         Step::InsertGrant(prefix, grant) => {
             tables.grants.insert(prefix, grant);
         }
@@ -259,7 +273,7 @@ mod tests {
         fn each_destination_sees_its_old_or_its_new_grant(old in grants(), new in grants()) {
             let (old, new) = (tables(old), tables(new));
             let see = |tables: &SlotTables| -> Vec<Grant> {
-                let view = View { tables, nic: 0 };
+                let view = View::new(tables, 0);
                 (0..16).map(|host| view.grant(&Address::V4([10, 0, 0, host]))).collect()
             };
             let (before, after) = (see(&old), see(&new));

@@ -3,14 +3,15 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use filter_common::egress::Side;
 use ipnet::IpNet;
 
 use crate::policy::NicName;
 
-/// The gateway: its inside NICs and its own addresses.
+/// The gateway: its NICs and its own addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// The inside NICs.
+    /// The inside and outside NICs.
     pub nics: Vec<HostNic>,
     /// Every address of the gateway, on whatever NIC.
     pub own: BTreeSet<IpAddr>,
@@ -20,13 +21,15 @@ pub struct Host {
     pub closed: BTreeSet<IpAddr>,
 }
 
-/// An inside NIC.
+/// An inside or outside NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostNic {
     /// Its index in the maps, below `MAX_NICS`; it stays with the NIC.
     pub slot: u8,
     /// Its name.
     pub name: NicName,
+    /// What is behind it.
+    pub side: Side,
     /// The prefixes that can live behind it, connected and routed. Link-local sources are always
     /// plausible and need not be listed.
     pub plausible: Vec<IpNet>,

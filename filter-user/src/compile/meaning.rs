@@ -39,6 +39,10 @@ pub enum ClientGroup {
     Source(Label),
     /// The clients that the management guard holds for.
     Management,
+    /// Everybody behind an outside NIC. Rules for every client don't hold for them.
+    Outside,
+    /// Those behind outside NICs to whom an `[[inbound]]` rule offers its service.
+    Inbound(Label),
 }
 
 /// What a counter counts for: the rules that allow the packet, all of them.
@@ -100,6 +104,8 @@ impl fmt::Display for ClientGroup {
         match self {
             Self::Source(name) => name.fmt(f),
             Self::Management => f.write_str("[management]"),
+            Self::Outside => f.write_str("outside"),
+            Self::Inbound(name) => write!(f, "[[inbound]] {name}"),
         }
     }
 }

@@ -3,10 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
-use filter_common::verdict::PassReason;
+use filter_common::{egress::Side, verdict::PassReason};
 use ipnet::IpNet;
 
 use super::meaning::{ClientGroup, RuleIndex, RuleRef};
@@ -30,6 +31,8 @@ struct ActiveRule {
     clients: ActiveClients,
     /// The place of its ports in the book.
     ports: usize,
+    /// The host behind the destination NAT of a service.
+    host: Option<IpAddr>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +51,16 @@ pub(super) struct Group {
     pub(super) cidr: Vec<IpNet>,
     pub(super) interface: Vec<NicName>,
     pub(super) vlan: BTreeSet<u16>,
+    pub(super) sides: Sides,
+}
+
+/// Behind which NICs the members of a group are that names none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sides {
+    /// Behind those of one side.
+    Only(Side),
+    /// Behind any; the group names its NICs.
+    Both,
 }
 
 /// Reads the rules of a policy, and where each leads.
@@ -60,7 +73,7 @@ pub(super) fn rules(policy: &Policy) -> (RuleBook, Vec<RuleDestination>) {
         // Both names are valid, and nothing is allowed that has no name.
         if let Ok(name) = Label::try_from(name) {
             let reference = RuleRef { name, origin: origin(section), reason };
-            let rule = book.add(reference, clients, ports);
+            let rule = book.add(reference, clients, ports, None);
             destinations.extend(to.into_iter().map(|to| (rule, Arc::new(to))));
         }
     };
@@ -104,8 +117,19 @@ pub(super) fn rules(policy: &Policy) -> (RuleBook, Vec<RuleDestination>) {
                 ActiveClients::Groups(groups.iter().cloned().map(ClientGroup::Source).collect())
             }
         };
-        let index = book.add(reference, clients, rule.ports.clone());
+        let index = book.add(reference, clients, rule.ports.clone(), None);
         destinations.extend(rule.to.iter().map(|(to, _)| (index, Arc::new(to.clone()))));
+    }
+    for inbound in &policy.inbound {
+        let reference = RuleRef {
+            name: inbound.name.clone(),
+            origin: inbound.origin.clone(),
+            reason: PassReason::Inbound,
+        };
+        let group = ClientGroup::Inbound(inbound.name.clone());
+        let clients = ActiveClients::Groups(BTreeSet::from([group]));
+        let index = book.add(reference, clients, inbound.ports.clone(), inbound.host);
+        destinations.extend(inbound.to.iter().map(|to| (index, Arc::new(to.clone()))));
     }
     (book, destinations)
 }
@@ -120,6 +144,7 @@ pub(super) fn groups(policy: &Policy) -> Vec<Group> {
             cidr: group.cidr.clone(),
             interface: group.interface.clone(),
             vlan: group.vlan.clone(),
+            sides: Sides::Only(Side::Inside),
         })
         .collect();
     if !policy.management.from.is_empty() {
@@ -128,8 +153,26 @@ pub(super) fn groups(policy: &Policy) -> Vec<Group> {
             cidr: policy.management.from.clone(),
             interface: policy.management.nics.clone(),
             vlan: BTreeSet::new(),
+            sides: if policy.management.nics.is_empty() {
+                Sides::Only(Side::Inside)
+            } else {
+                Sides::Both
+            },
         });
     }
+    let outside = |name, cidr| Group {
+        name,
+        cidr,
+        interface: Vec::new(),
+        vlan: BTreeSet::new(),
+        sides: Sides::Only(Side::Outside),
+    };
+    groups.push(outside(ClientGroup::Outside, Vec::new()));
+    groups.extend(
+        policy.inbound.iter().map(|inbound| {
+            outside(ClientGroup::Inbound(inbound.name.clone()), inbound.from.clone())
+        }),
+    );
     groups
 }
 
@@ -154,9 +197,15 @@ impl RuleBook {
         self.rule(rule).map(|rule| rule.ports)
     }
 
+    /// The host behind the destination NAT of a service.
+    pub(super) fn host_of(&self, rule: RuleIndex) -> Option<IpAddr> {
+        self.rule(rule)?.host
+    }
+
     /// For each rule whether it holds for a client that is in these groups.
     pub(super) fn holding_for(&self, groups: &BTreeSet<ClientGroup>) -> Vec<Holds> {
         let holds = |rule: &ActiveRule| match &rule.clients {
+            ActiveClients::Any if groups.contains(&ClientGroup::Outside) => Holds::No,
             ActiveClients::Any => Holds::Yes,
             ActiveClients::Groups(of_rule) if of_rule.is_disjoint(groups) => Holds::No,
             ActiveClients::Groups(_) => Holds::Yes,
@@ -168,13 +217,19 @@ impl RuleBook {
         self.rules.get(usize::try_from(rule.0).ok()?)
     }
 
-    fn add(&mut self, reference: RuleRef, clients: ActiveClients, ports: Ports) -> RuleIndex {
+    fn add(
+        &mut self,
+        reference: RuleRef,
+        clients: ActiveClients,
+        ports: Ports,
+        host: Option<IpAddr>,
+    ) -> RuleIndex {
         let ports = *self.places.entry(ports).or_insert_with_key(|ports| {
             self.ports.push(ports.clone());
             self.ports.len() - 1
         });
         let index = RuleIndex(u32::try_from(self.rules.len()).unwrap_or(u32::MAX));
-        self.rules.push(ActiveRule { reference, clients, ports });
+        self.rules.push(ActiveRule { reference, clients, ports, host });
         index
     }
 }

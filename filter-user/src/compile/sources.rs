@@ -17,7 +17,7 @@ use super::{
     cover,
     host::{Host, HostNic},
     meaning::ClientGroup,
-    rules::Group,
+    rules::{Group, Sides},
 };
 
 /// What the source tables hold, and what their classes stand for.
@@ -149,7 +149,11 @@ fn map(nic: &HostNic, host: &Host) -> Map {
 /// The zone of a NIC and a VLAN; `None` stands for every VLAN, and no VLAN, that no group names.
 fn zone(groups: &[Group], nic: &HostNic, map: &Arc<Map>, vlan: Option<u16>) -> Zone {
     let fits = |group: &Group| {
-        (group.interface.is_empty() || group.interface.contains(&nic.name))
+        let side = match group.sides {
+            Sides::Only(side) => side == nic.side,
+            Sides::Both => true,
+        };
+        side && (group.interface.is_empty() || group.interface.contains(&nic.name))
             && (group.vlan.is_empty() || vlan.is_some_and(|vlan| group.vlan.contains(&vlan)))
     };
     Zone {

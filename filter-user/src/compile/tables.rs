@@ -2,15 +2,21 @@
 //! The tables of one slot as plain ordered collections, entry by entry what the maps hold.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     iter,
     net::IpAddr,
+    rc::Rc,
 };
 
 use filter_common::{
+    flow::{Clock, Flow, FlowState, Load, Way},
     parse::Address,
-    tables::{Class, PortSet, Tables},
-    wire::{Grant, MAX_NICS, Permit, Selector, SlotSettings, zone_index},
+    tables::{Class, PortSet, Role, Tables},
+    wire::{
+        AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS, Permit, Selector,
+        SlotSettings, zone_index,
+    },
 };
 use ipnet::{IpNet, Ipv4Net};
 
@@ -33,6 +39,8 @@ pub struct SlotTables {
     pub port_classes: BTreeMap<u32, u64>,
     /// port set row x port classes + port class -> permit.
     pub port_cells: BTreeMap<u32, Permit>,
+    /// Counter of a match -> the hosts behind the destination NAT of its services.
+    pub service_hosts: BTreeMap<u32, AddressPair>,
 }
 
 /// The tables as a packet sees them that enters one NIC.
@@ -42,7 +50,24 @@ pub struct View<'a> {
     pub tables: &'a SlotTables,
     /// The NIC's index.
     pub nic: u32,
+    /// The flows and fragments that are remembered; without them, none is.
+    pub memory: Option<&'a Memory>,
+    /// Whether a packet leaves traces in them.
+    pub role: Role,
 }
+
+/// What packets leave behind for those that come after them.
+#[derive(Debug, Default)]
+pub struct Memory {
+    flows: RefCell<BTreeMap<FlowKey, MemoryFlow>>,
+    kept: RefCell<BTreeSet<FlowKey>>,
+    fragments: RefCell<BTreeMap<FragmentKey, u64>>,
+    now: Cell<u64>,
+}
+
+/// A flow in a [`Memory`].
+#[derive(Clone, Debug)]
+pub struct MemoryFlow(Rc<Cell<FlowRecord>>);
 
 // === impl SlotTables ===
 
@@ -67,9 +92,121 @@ impl SlotTables {
     }
 }
 
+// === impl Memory ===
+
+impl Memory {
+    /// Ticks in a second, as this memory counts them.
+    pub const HERTZ: u32 = 100;
+
+    /// Sets the moment, in ticks.
+    pub fn set_now(&self, now: u64) {
+        self.now.set(now);
+    }
+
+    /// Every flow, also those that have expired.
+    #[must_use]
+    pub fn flows(&self) -> BTreeMap<FlowKey, FlowRecord> {
+        self.flows.borrow().iter().map(|(key, flow)| (*key, flow.0.get())).collect()
+    }
+
+    /// Cuts a flow.
+    pub fn cut(&self, key: &FlowKey) {
+        if let Some(MemoryFlow(cell)) = self.flows.borrow().get(key) {
+            cell.set(FlowRecord { state: FlowState::Cut.code(), ..cell.get() });
+        }
+    }
+
+    /// Keeps a flow that the policy denies.
+    pub fn keep(&self, key: FlowKey) {
+        self.kept.borrow_mut().insert(key);
+    }
+}
+
+impl Flow for MemoryFlow {
+    fn state_code(&self) -> u32 {
+        self.0.get().state
+    }
+
+    fn origin_code(&self) -> u32 {
+        self.0.get().origin
+    }
+
+    fn seen(&self) -> u64 {
+        self.0.get().seen
+    }
+
+    fn advance(&self, now: u64, state: FlowState, way: Way, load: Load) {
+        let mut record = self.0.get();
+        record.seen = now;
+        record.state = state.code();
+        record.count(way, load);
+        self.0.set(record);
+    }
+}
+
 // === impl View ===
 
+impl<'a> View<'a> {
+    /// The tables as a packet sees them that enters a NIC when nothing else happened.
+    #[must_use]
+    pub fn new(tables: &'a SlotTables, nic: u32) -> Self {
+        Self { tables, nic, memory: None, role: Role::Observing }
+    }
+}
+
 impl Tables for View<'_> {
+    type Flow = MemoryFlow;
+
+    fn nic(&self) -> u32 {
+        self.nic
+    }
+
+    fn settings(&self) -> SlotSettings {
+        self.tables.settings
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn clock(&self) -> Clock {
+        let now = self.memory.map_or(0, |memory| memory.now.get());
+        Clock { now, hertz: Memory::HERTZ.into() }
+    }
+
+    fn service_host(&self, permit: Permit) -> AddressPair {
+        self.tables.service_hosts.get(&permit.counter()).copied().unwrap_or_default()
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<MemoryFlow> {
+        self.memory?.flows.borrow().get(key).cloned()
+    }
+
+    fn open_flow(&self, key: &FlowKey, record: &FlowRecord) {
+        if let Some(memory) = self.memory
+            && self.role == Role::Enforcing
+        {
+            let flow = MemoryFlow(Rc::new(Cell::new(*record)));
+            memory.flows.borrow_mut().insert(*key, flow);
+        }
+    }
+
+    fn is_kept(&self, key: &FlowKey) -> bool {
+        self.memory.is_some_and(|memory| memory.kept.borrow().contains(key))
+    }
+
+    fn first_fragment(&self, key: &FragmentKey) -> Option<u64> {
+        self.memory?.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_first_fragment(&self, key: &FragmentKey, now: u64) {
+        if let Some(memory) = self.memory
+            && self.role == Role::Enforcing
+        {
+            memory.fragments.borrow_mut().insert(*key, now);
+        }
+    }
+
     fn class(&self, vlan: u16, source: &Address) -> Option<Class> {
         if self.nic >= MAX_NICS {
             return None;

@@ -6,6 +6,7 @@ mod host;
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use filter_common::{
+    egress::Side,
     parse::Address,
     tables::{Class, Tables as _},
     verdict::PassReason,
@@ -66,12 +67,14 @@ impl World {
                 HostNic {
                     slot: 0,
                     name: nic("in0"),
+                    side: Side::Inside,
                     plausible: nets(&["10.0.0.0/16", "fd00::/32"]),
                     elsewhere: Vec::new(),
                 },
                 HostNic {
                     slot: 5,
                     name: nic("in1"),
+                    side: Side::Inside,
                     plausible: nets(&["10.1.0.0/16"]),
                     elsewhere: Vec::new(),
                 },
@@ -166,7 +169,7 @@ fn look_up(compiled: &Compiled, from: From<'_>, to: &str, tcp: u16) -> String {
 
 fn select(compiled: &Compiled, (nic, vlan, source): From<'_>, to: &str, what: Selector) -> String {
     let Compiled { tables, meaning } = compiled;
-    let view = View { tables, nic };
+    let view = View::new(tables, nic);
     let Some(class) = view.class(vlan, &address(source)) else { return "spoofed".into() };
     let grant = view.grant(&address(to));
     if grant.row() == 0 {
@@ -188,7 +191,7 @@ fn select(compiled: &Compiled, (nic, vlan, source): From<'_>, to: &str, what: Se
 }
 
 fn groups(compiled: &Compiled, (nic, vlan, source): From<'_>) -> String {
-    match (View { tables: &compiled.tables, nic }).class(vlan, &address(source)) {
+    match (View::new(&compiled.tables, nic)).class(vlan, &address(source)) {
         None => "spoofed".into(),
         Some(Class(class)) => {
             let groups = compiled.meaning.class(class).unwrap().iter();
@@ -198,7 +201,7 @@ fn groups(compiled: &Compiled, (nic, vlan, source): From<'_>) -> String {
 }
 
 fn grant(compiled: &Compiled, to: &str) -> Grant {
-    View { tables: &compiled.tables, nic: 0 }.grant(&address(to))
+    View::new(&compiled.tables, 0).grant(&address(to))
 }
 
 #[test]
@@ -520,7 +523,7 @@ fn a_match_keeps_its_counter() {
     let mut world = World::new().rule("b", &[], &["203.0.113.0/24"], &["80"]);
     let first = world.compile();
     let counter = |compiled: &Compiled, tcp| {
-        let view = View { tables: &compiled.tables, nic: 0 };
+        let view = View::new(&compiled.tables, 0);
         let class = view.class(0, &address("10.0.7.7")).unwrap();
         let ports = view.port_set(view.grant(&address("203.0.113.1")), class).unwrap();
         view.permit(ports, Selector::tcp(tcp)).counter()

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The inside NICs: which index each has, what can live behind it, and the program on it.
+//! The NICs: which index each has, what can live behind it, and the program on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail};
-use filter_common::wire::MAX_NICS;
+use filter_common::{egress::Side, wire::MAX_NICS};
 use ipnet::IpNet;
 
 use crate::{
     compile::{Host, HostNic},
     kernel::{
-        AttachedMode, Attachment, PinDirectory,
+        AttachedMode, Attachment, Duty, Following, PinDirectory,
         attach::Adoption,
         netlink::{HostState, LinkLayer, NicState},
         pins::NicPins,
     },
-    policy::{NicName, Policy, XdpMode},
+    policy::{Gateway, NicName, Policy},
 };
 
 /// Checks that every NIC of the policy is there and can be filtered.
@@ -41,11 +41,9 @@ pub fn check(policy: &Policy, host: &HostState) -> Result<()> {
             Some(_) => {}
         }
     }
-    if policy.gateway.inside.len() > usize::try_from(MAX_NICS)? {
-        problems.push(format!(
-            "{} inside NICs are named, and there is room for {MAX_NICS}",
-            policy.gateway.inside.len()
-        ));
+    let named = policy.gateway.nics().count();
+    if named > usize::try_from(MAX_NICS)? {
+        problems.push(format!("{named} NICs are named, and there is room for {MAX_NICS}"));
     }
     if problems.is_empty() {
         return Ok(());
@@ -77,7 +75,7 @@ pub fn unmentioned(policy: &Policy, host: &HostState) -> Vec<String> {
         .collect()
 }
 
-/// Gives each inside NIC its index: the one of its pins, else the lowest that is free.
+/// Gives each NIC its index: the one of its pins, else the lowest that is free.
 ///
 /// # Errors
 ///
@@ -85,7 +83,7 @@ pub fn unmentioned(policy: &Policy, host: &HostState) -> Vec<String> {
 pub fn number(policy: &Policy, pins: &PinDirectory) -> Result<Vec<NicPins>> {
     let mut known: BTreeMap<NicName, u8> =
         pins.nics()?.into_iter().map(|nic| (nic.name, nic.index)).collect();
-    for name in &policy.gateway.inside {
+    for (name, _) in policy.gateway.nics() {
         if !known.contains_key(name) {
             let index = (0..u8::try_from(MAX_NICS)?)
                 .find(|index| !known.values().any(|taken| taken == index))
@@ -97,18 +95,18 @@ pub fn number(policy: &Policy, pins: &PinDirectory) -> Result<Vec<NicPins>> {
     }
     Ok(policy
         .gateway
-        .inside
-        .iter()
-        .filter_map(|name| Some(NicPins { index: *known.get(name)?, name: name.clone() }))
+        .nics()
+        .filter_map(|(name, _)| Some(NicPins { index: *known.get(name)?, name: name.clone() }))
         .collect())
 }
 
-/// What the compiler has to know of the host.
+/// What the compiler has to know of the host. NICs that the policy doesn't name are left out.
 #[must_use]
-pub fn host(nics: &[NicPins], state: &HostState) -> Host {
+pub fn host(nics: &[NicPins], gateway: &Gateway, state: &HostState) -> Host {
     let nics = nics
         .iter()
-        .map(|nic| {
+        .filter_map(|nic| Some((nic, gateway.side(&nic.name)?)))
+        .map(|(nic, side)| {
             let behind = state
                 .nics
                 .get(&nic.name)
@@ -125,10 +123,36 @@ pub fn host(nics: &[NicPins], state: &HostState) -> Host {
                 .into_iter()
                 .filter(|prefix| plausible.iter().any(|wider| wider.contains(prefix)))
                 .collect();
-            HostNic { slot: nic.index, name: nic.name.clone(), plausible, elsewhere }
+            HostNic { slot: nic.index, name: nic.name.clone(), side, plausible, elsewhere }
         })
         .collect();
     Host { nics, own: state.own.clone(), closed: state.closed.clone() }
+}
+
+/// The kernel's index of every interface that packets may come in by, and the side that it is on:
+/// of the NICs, and of what stands on them. Where both sides claim one, it is on none.
+#[must_use]
+pub fn interfaces(gateway: &Gateway, state: &HostState) -> BTreeMap<u32, Side> {
+    let mut sides: BTreeMap<u32, BTreeSet<Side>> = BTreeMap::new();
+    for (name, side) in gateway.nics() {
+        let Some(nic) = state.nics.get(name) else { continue };
+        for index in devices_above(nic.index, state) {
+            sides.entry(index).or_default().insert(side);
+        }
+    }
+    let only = |(index, sides): (u32, BTreeSet<Side>)| match sides.len() {
+        1 => Some((index, sides.into_iter().next()?)),
+        _ => None,
+    };
+    sides.into_iter().filter_map(only).collect()
+}
+
+/// What the programs on each NIC do. Without an outside NIC or a second inside one, nobody asks for
+/// the flows of what leaves.
+#[must_use]
+pub fn duty(gateway: &Gateway, side: Side) -> Duty {
+    let following = if gateway.nics().count() > 1 { Following::Flows } else { Following::Nothing };
+    Duty { side, following, mode: gateway.xdp_mode }
 }
 
 /// A device and all that stand on it: its VLANs, the bridge or bond that it is a port of, and
@@ -163,12 +187,12 @@ pub fn attach(
     pins: &PinDirectory,
     nics: &[NicPins],
     host: &HostState,
-    mode: XdpMode,
+    gateway: &Gateway,
 ) -> Result<Attached> {
     let pinned = pins.nics()?;
     let mut attached = Attached::default();
     for nic in nics {
-        match attach_one(pins, nic, pinned.contains(nic), host, mode, &mut attached.fresh) {
+        match attach_one(pins, nic, pinned.contains(nic), host, gateway, &mut attached.fresh) {
             Ok(attachment) => attached.attachments.push(attachment),
             Err(error) => {
                 attached.take_back(pins)?;
@@ -208,19 +232,23 @@ fn attach_one(
     nic: &NicPins,
     pinned: bool,
     host: &HostState,
-    mode: XdpMode,
+    gateway: &Gateway,
     fresh: &mut Vec<NicPins>,
 ) -> Result<Attachment> {
+    let side = gateway
+        .side(&nic.name)
+        .with_context(|| format!("{} is neither inside nor outside", nic.name))?;
+    let duty = duty(gateway, side);
     let found =
         host.nics.get(&nic.name).with_context(|| format!("there is no NIC {}", nic.name))?;
     if pinned {
-        match Attachment::adopt(pins, nic.clone(), found)? {
+        match Attachment::adopt(pins, nic.clone(), found, duty)? {
             Adoption::Adopted(attachment) => return Ok(*attachment),
             Adoption::Stale => pins.remove_nic(nic)?,
         }
     }
     fresh.push(nic.clone());
-    Attachment::attach(pins, nic.clone(), found.index, mode)
+    Attachment::attach(pins, nic.clone(), found.index, duty)
 }
 
 /// How a NIC's program is attached now; `None` where it is not, because the NIC went away or
@@ -228,9 +256,9 @@ fn attach_one(
 #[must_use]
 pub fn attached_mode(attachment: &Attachment, host: &HostState) -> Option<AttachedMode> {
     let nic = host.nics.get(&attachment.nic.name)?;
-    if nic.native_program == Some(attachment.instance.id) {
+    if nic.native_program == Some(attachment.instance.ingress.id) {
         Some(AttachedMode::Native)
-    } else if nic.generic_program == Some(attachment.instance.id) {
+    } else if nic.generic_program == Some(attachment.instance.ingress.id) {
         Some(AttachedMode::Generic)
     } else {
         None
@@ -240,7 +268,7 @@ pub fn attached_mode(attachment: &Attachment, host: &HostState) -> Option<Attach
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::netlink::Nic;
+    use crate::{kernel::netlink::Nic, policy::load};
 
     fn nic(index: u32, lower: Option<u32>, controller: Option<u32>) -> Nic {
         Nic {
@@ -252,6 +280,13 @@ mod tests {
             native_program: None,
             generic_program: None,
         }
+    }
+
+    fn gateway(inside: &[&str]) -> Gateway {
+        let inside: Vec<String> = inside.iter().map(|nic| format!("{nic:?}")).collect();
+        let text = format!("[gateway]\ninside = [{}]\noutside = []\n", inside.join(", "));
+        let files = [(load::GATEWAY_FILE.into(), text)];
+        load::parse(&files).unwrap().policy.gateway
     }
 
     fn prefixes(texts: &[&str]) -> Vec<IpNet> {
@@ -280,7 +315,7 @@ mod tests {
             state.routes.insert(index, prefixes(routes).into_iter().collect());
         }
         let pins = |index, name| NicPins { index, name: NicName::try_from(name).unwrap() };
-        let host = host(&[pins(0, "eth1"), pins(1, "eth2")], &state);
+        let host = host(&[pins(0, "eth1"), pins(1, "eth2")], &gateway(&["eth1", "eth2"]), &state);
         let [first, second] = host.nics.as_slice() else { panic!("two NICs") };
         let behind = prefixes(&["10.0.0.0/16", "10.0.10.0/24", "10.0.20.0/24"]);
         assert_eq!(first.plausible, behind);

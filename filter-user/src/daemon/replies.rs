@@ -125,9 +125,9 @@ impl Daemon {
         NicStatus {
             name: nic.name.to_string(),
             attached: mode.map_or("gone", mode_name).to_owned(),
-            program_id: attachment.map_or(0, |attachment| attachment.instance.id),
+            program_id: attachment.map_or(0, |attachment| attachment.instance.ingress.id),
             verified_instructions: attachment
-                .and_then(|attachment| attachment.instance.verified_instructions),
+                .and_then(|attachment| attachment.instance.ingress.verified_instructions),
             passed,
             dropped,
         }
@@ -207,7 +207,9 @@ impl Daemon {
         let observer = match self.observers.entry(nic.index) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(Instance::load(&self.pins, nic.index, Role::Observing)?)
+                let side = self.policy.gateway.side(&nic.name);
+                let side = side.with_context(|| format!("{} is not filtered", nic.name))?;
+                entry.insert(Instance::load(&self.pins, nic.index, side, Role::Observing)?)
             }
         };
         let observation = observer.observe(&frame)?;
@@ -299,7 +301,7 @@ impl Daemon {
         if let Some(name) = &question.nic {
             let found = self.nics.iter().find(|nic| nic.name.as_str() == name);
             return found.cloned().with_context(|| {
-                format!("{name} is no inside NIC; the inside NICs are {}", names.join(", "))
+                format!("{name} is not filtered; the NICs that are: {}", names.join(", "))
             });
         }
         if let [only] = self.nics.as_slice() {
@@ -315,7 +317,7 @@ impl Daemon {
         match longest {
             Some((nic, _)) => Ok(NicPins { index: nic.slot, name: nic.name.clone() }),
             None => bail!(
-                "{} can't live behind any inside NIC; name the NIC that the packet enters with \
+                "{} can't live behind any NIC; name the NIC that the packet enters with \
                  --in ({})",
                 question.from,
                 names.join(", ")

@@ -211,6 +211,7 @@ fn carry_out(maps: &mut SharedMaps, slot: SlotIndex, steps: &[Step]) -> Result<(
                 Step::PortClass { .. } => "port classes",
                 Step::Cell { .. } => "grants",
                 Step::PortCell { .. } => "port sets",
+                Step::ServiceHost { .. } => "services' hosts",
                 Step::InsertGrant(..) | Step::RemoveGrant(_) => "destination prefixes",
                 Step::InsertSource(..) | Step::RemoveSource(_) => "source prefixes",
             };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Attaching the program to a NIC by a pinned `bpf_link`, and replacing it atomically.
+//! Attaching the programs to a NIC by pinned `bpf_link`s, and replacing them atomically.
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{
@@ -8,10 +8,13 @@ use aya::programs::{
     xdp::{XdpLink, XdpMode as KernelMode},
 };
 
+use filter_common::egress::Side;
+
 use super::{
+    egress,
     netlink::Nic,
     object::{Instance, Role},
-    pins::{NicPins, PinDirectory},
+    pins::{NicPins, PinDirectory, pin_beside},
 };
 use crate::policy::XdpMode;
 
@@ -25,14 +28,36 @@ pub enum AttachedMode {
     Generic,
 }
 
-/// A program at work on a NIC.
+/// What the programs on a NIC do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duty {
+    /// The side that the NIC is on.
+    pub side: Side,
+    /// Whether what leaves by it is followed.
+    pub following: Following,
+    /// How the program on what enters is attached.
+    pub mode: XdpMode,
+}
+
+/// Whether what leaves by a NIC is followed, so that its replies are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Following {
+    /// It is.
+    Flows,
+    /// Nothing is: replies come in where nobody asks for them.
+    Nothing,
+}
+
+/// Programs at work on a NIC.
 #[derive(Debug)]
 pub struct Attachment {
     /// The NIC's index and name.
     pub nic: NicPins,
     /// The kernel's index of the NIC.
     pub interface: u32,
-    /// The instance of the program.
+    /// What they do.
+    pub duty: Duty,
+    /// The instance of the programs.
     pub instance: Instance,
     /// What the operator should know, in a sentence.
     pub announcement: Option<String>,
@@ -50,26 +75,23 @@ pub enum Adoption {
 // === impl Attachment ===
 
 impl Attachment {
-    /// Loads the program for a NIC that has none of ours, attaches it and pins it.
+    /// Loads the programs for a NIC that has none of ours, attaches and pins them.
     ///
     /// # Errors
     ///
-    /// Another program is attached, or the driver can't do what `mode` asks for. Nothing is left
-    /// attached then.
-    pub fn attach(
-        pins: &PinDirectory,
-        nic: NicPins,
-        interface: u32,
-        mode: XdpMode,
-    ) -> Result<Self> {
-        let mut instance = Instance::load(pins, nic.index, Role::Enforcing)?;
-        let (link, announcement) = attach_link(&mut instance, &nic, interface, mode)?;
+    /// Another program is attached, or the driver can't do what the mode asks for. What was pinned
+    /// before the error has to be removed by the caller.
+    pub fn attach(pins: &PinDirectory, nic: NicPins, interface: u32, duty: Duty) -> Result<Self> {
+        let mut instance = Instance::load(pins, nic.index, duty.side, Role::Enforcing)?;
+        // What leaves is followed before replies are asked for their flow.
+        follow(pins, &nic, &mut instance, duty)?;
+        let (link, announcement) = attach_link(&mut instance, &nic, interface, duty.mode)?;
         // The program is pinned first: a link without its program's pin can be adopted, a pinned
         // program without a link does nothing.
         pin_program(pins, &nic, &mut instance)?;
         link.pin(pins.link(&nic))
             .with_context(|| format!("the link of {} can't be pinned", nic.name))?;
-        Ok(Self { nic, interface, instance, announcement })
+        Ok(Self { nic, interface, duty, instance, announcement })
     }
 
     /// Replaces the program of a pinned link by this version's.
@@ -77,7 +99,7 @@ impl Attachment {
     /// # Errors
     ///
     /// The program can't be loaded; the old one stays.
-    pub fn adopt(pins: &PinDirectory, nic: NicPins, found: &Nic) -> Result<Adoption> {
+    pub fn adopt(pins: &PinDirectory, nic: NicPins, found: &Nic, duty: Duty) -> Result<Adoption> {
         let link = PinnedLink::from_pin(pins.link(&nic))
             .with_context(|| format!("the pinned link of {} can't be opened", nic.name))?;
         let link = FdLink::from(link);
@@ -88,7 +110,8 @@ impl Attachment {
             return Ok(Adoption::Stale);
         }
         let interface = found.index;
-        let mut instance = Instance::load(pins, nic.index, Role::Enforcing)?;
+        let mut instance = Instance::load(pins, nic.index, duty.side, Role::Enforcing)?;
+        follow(pins, &nic, &mut instance, duty)?;
         let link = XdpLink::try_from(link)
             .with_context(|| format!("the pin of {} is no XDP link", nic.name))?;
         let program = instance.program()?;
@@ -106,7 +129,27 @@ impl Attachment {
             }
         }
         pin_program(pins, &nic, &mut instance)?;
-        Ok(Adoption::Adopted(Box::new(Self { nic, interface, instance, announcement: None })))
+        Ok(Adoption::Adopted(Box::new(Self { nic, interface, duty, instance, announcement: None })))
+    }
+
+    /// Whether what leaves by the NIC is followed as it should be.
+    ///
+    /// # Errors
+    ///
+    /// The kernel doesn't tell.
+    pub fn follows(&self) -> Result<bool> {
+        match self.duty.following {
+            Following::Flows => egress::is_attached(&self.nic, &self.instance),
+            Following::Nothing => Ok(true),
+        }
+    }
+}
+
+/// Sees to the program on what leaves a NIC.
+fn follow(pins: &PinDirectory, nic: &NicPins, instance: &mut Instance, duty: Duty) -> Result<()> {
+    match duty.following {
+        Following::Flows => egress::attach(pins, nic, instance),
+        Following::Nothing => pins.remove_egress(nic),
     }
 }
 
@@ -185,14 +228,7 @@ fn explain(error: anyhow::Error, nic: &NicPins, mode: &str) -> anyhow::Error {
 
 /// Pins the program beside its old pin and renames, so that there is always one.
 fn pin_program(pins: &PinDirectory, nic: &NicPins, instance: &mut Instance) -> Result<()> {
-    let path = pins.program(nic);
-    let fresh = pins.next_program(nic);
-    if fresh.exists() {
-        std::fs::remove_file(&fresh)?;
-    }
-    instance
-        .program()?
-        .pin(&fresh)
-        .with_context(|| format!("the program of {} can't be pinned", nic.name))?;
-    std::fs::rename(&fresh, &path).with_context(|| format!("{} can't be renamed", fresh.display()))
+    let program = instance.program()?;
+    pin_beside(&pins.next_program(nic), &pins.program(nic), |path| Ok(program.pin(path)?))
+        .with_context(|| format!("the program of {} can't be pinned", nic.name))
 }

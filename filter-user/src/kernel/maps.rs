@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The maps that programs and the daemon share: writing slots, reading counters.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, ArrayOfMaps, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf,
+        lpm_trie::Key,
+    },
 };
-use filter_common::wire::{
-    Active, COUNTERS_PER_NIC, Counter, EventWindow, Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS,
-    PORT_CLASS_WORDS, Permit, SlotSettings, VLANS,
+use filter_common::{
+    egress::Side,
+    flow::FlowState,
+    wire::{
+        Active, AddressPair, COUNTERS_PER_NIC, Counter, EventWindow, FlowKey, FlowRecord, Grant,
+        MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, SlotSettings, VLANS,
+        interface,
+    },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -18,7 +26,7 @@ use super::{object::load_object, pins::PinDirectory};
 use crate::compile::{SlotTables, Step};
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 17] = [
+pub(super) const SHARED: [&str; 22] = [
     "ACTIVE",
     "SETTINGS",
     "ZONES",
@@ -33,6 +41,11 @@ pub(super) const SHARED: [&str; 17] = [
     "SOURCES4_1",
     "SOURCES6_0",
     "SOURCES6_1",
+    "SERVICE_HOSTS",
+    "FLOWS",
+    "KEPT_FLOWS",
+    "FRAGMENTS",
+    "INTERFACES",
     "COUNTERS",
     "EVENTS",
     "EVENT_WINDOW",
@@ -46,6 +59,10 @@ pub struct SharedMaps {
     cells: Array<MapData, u32>,
     port_classes: Array<MapData, u64>,
     port_cells: Array<MapData, u32>,
+    service_hosts: Array<MapData, AddressPair>,
+    flows: HashMap<MapData, FlowKey, FlowRecord>,
+    kept_flows: HashMap<MapData, FlowKey, u64>,
+    interfaces: HashMap<MapData, u32, u32>,
     tries: [Tries; 2],
     counters: PerCpuArray<MapData, Counter>,
     windows: PerCpuArray<MapData, EventWindow>,
@@ -143,6 +160,10 @@ impl SharedMaps {
             cells: take(&mut ebpf, "CELLS")?,
             port_classes: take(&mut ebpf, "PORT_CLASSES")?,
             port_cells: take(&mut ebpf, "PORT_CELLS")?,
+            service_hosts: take(&mut ebpf, "SERVICE_HOSTS")?,
+            flows: take(&mut ebpf, "FLOWS")?,
+            kept_flows: take(&mut ebpf, "KEPT_FLOWS")?,
+            interfaces: take(&mut ebpf, "INTERFACES")?,
             tries: [
                 Tries {
                     grants4: take(&mut ebpf, "GRANTS4_0")?,
@@ -219,6 +240,9 @@ impl SharedMaps {
             Step::PortCell { index, value } => {
                 self.port_cells.set(number * MAX_PORT_CELLS + index, value.0, 0)?;
             }
+            Step::ServiceHost { counter, value } => {
+                self.service_hosts.set(number * COUNTERS_PER_NIC + counter, value, 0)?;
+            }
             Step::InsertGrant(IpNet::V4(prefix), grant) => {
                 tries.grants4.insert(&key4(prefix), grant.0, 0)?;
             }
@@ -269,6 +293,9 @@ impl SharedMaps {
         for (index, value) in slot_entries(&self.port_cells, number, MAX_PORT_CELLS)? {
             tables.port_cells.insert(index, Permit(value));
         }
+        for (counter, value) in slot_entries(&self.service_hosts, number, COUNTERS_PER_NIC)? {
+            tables.service_hosts.insert(counter, value);
+        }
         for entry in tries.grants4.iter() {
             let (key, value) = entry?;
             tables.grants.insert(prefix(IpAddr::from(key.data()), key.prefix_len())?, Grant(value));
@@ -290,6 +317,100 @@ impl SharedMaps {
             tables.sources.insert((zone, source), value);
         }
         Ok(tables)
+    }
+
+    /// Says which interfaces are on which side.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written, or is full.
+    pub fn set_interfaces(&mut self, sides: &BTreeMap<u32, Side>) -> Result<()> {
+        let known: Vec<u32> = self.interfaces.keys().collect::<Result<_, _>>()?;
+        for (index, side) in sides {
+            let side = match side {
+                Side::Inside => interface::INSIDE,
+                Side::Outside => interface::OUTSIDE,
+            };
+            self.interfaces
+                .insert(index, side, 0)
+                .context("the map of interfaces takes no more of them")?;
+        }
+        for index in known.iter().filter(|index| !sides.contains_key(index)) {
+            removed(self.interfaces.remove(index))?;
+        }
+        Ok(())
+    }
+
+    /// Every flow that is remembered, also those that have expired, in no order. Flows that come or
+    /// go meanwhile may be left out.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, FlowRecord)>> {
+        let mut flows = Vec::new();
+        for key in self.flows.keys() {
+            let key = key?;
+            match self.flows.get(&key, 0) {
+                Ok(record) => flows.push((key, record)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Cuts a flow; one that is gone needs no cutting.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn cut_flow(&mut self, key: &FlowKey) -> Result<()> {
+        match self.flows.get(key, 0) {
+            Ok(record) => {
+                let record = FlowRecord { state: FlowState::Cut.code(), ..record };
+                Ok(self.flows.insert(key, record, 0)?)
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets a flow, as if it had never been: what its local end sends opens it again.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn forget_flow(&mut self, key: &FlowKey) -> Result<()> {
+        Ok(removed(self.flows.remove(key))?)
+    }
+
+    /// Keeps a flow though the policy denies it: `key` has the client's own address as the local
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn keep_flow(&mut self, key: &FlowKey, since: u64) -> Result<()> {
+        Ok(self.kept_flows.insert(key, since, 0)?)
+    }
+
+    /// The flows that are kept.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn kept_flows(&self) -> Result<Vec<FlowKey>> {
+        Ok(self.kept_flows.keys().collect::<Result<_, _>>()?)
+    }
+
+    /// Keeps a flow no longer.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn forget_kept_flow(&mut self, key: &FlowKey) -> Result<()> {
+        Ok(removed(self.kept_flows.remove(key))?)
     }
 
     /// A counter of a NIC, over all CPUs.

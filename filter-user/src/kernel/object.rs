@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The eBPF object that the build embeds, and instances of its program.
+//! The eBPF object that the build embeds, and instances of its programs.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +7,27 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _,
     maps::Array,
-    programs::{ProgramError, TestRunOptions, Xdp},
+    programs::{ProgramError, SchedClassifier, TestRunOptions, Xdp},
     util::KernelVersion,
 };
-use filter_common::wire::Observation;
+pub use filter_common::tables::Role;
+use filter_common::{
+    egress::Side,
+    wire::{Observation, interface},
+};
 
-use super::pins::PinDirectory;
+use super::{clock, pins::PinDirectory};
 
-/// The name of the program of the inside NICs, in the object and in `bpftool`.
-const PROGRAM: &str = "sluice_inside";
+/// The program on what enters a NIC of a side, in the object and in `bpftool`.
+const fn ingress_program(side: Side) -> &'static str {
+    match side {
+        Side::Inside => "sluice_inside",
+        Side::Outside => "sluice_outside",
+    }
+}
+
+/// The program on what leaves a NIC.
+const EGRESS_PROGRAM: &str = "sluice_egress";
 
 /// The oldest kernel that has all that the program uses.
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(6, 1, 0);
@@ -23,74 +35,149 @@ const OLDEST_KERNEL: KernelVersion = KernelVersion::new(6, 1, 0);
 /// The eBPF object, made by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
 
-/// What an instance of the program is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It counts and sends events: for attaching, and for tests of counters.
-    Enforcing,
-    /// It only writes down what it decided: for questions.
-    Observing,
-}
-
-/// The program, loaded for one NIC, over the maps of a pin directory.
+/// The programs, loaded for one NIC, over the maps of a pin directory. An instance that observes
+/// has only the one on what enters.
 #[derive(Debug)]
 pub struct Instance {
     ebpf: Ebpf,
+    side: Side,
+    /// The program on what enters the NIC.
+    pub ingress: LoadedProgram,
+    /// The program on what leaves it.
+    pub egress: Option<LoadedProgram>,
+}
+
+/// What is known of a program once it is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadedProgram {
+    /// Its name.
+    pub name: &'static str,
+    /// The kernel's id of it.
+    pub id: u32,
     /// The time that the verifier and the compiler took.
     pub load_time: Duration,
     /// Instructions that the verifier processed; `None` on a kernel that doesn't tell.
     pub verified_instructions: Option<u32>,
-    /// The kernel's id of the program.
-    pub id: u32,
 }
 
 // === impl Instance ===
 
 impl Instance {
-    /// Loads the program for the NIC with the index `nic`.
+    /// Loads the programs for the NIC with the index `nic`, which is on a side.
     ///
     /// # Errors
     ///
     /// The kernel lacks a feature or the process a capability; the message says which.
-    pub fn load(pins: &PinDirectory, nic: u8, role: Role) -> Result<Self> {
+    pub fn load(pins: &PinDirectory, nic: u8, side: Side, role: Role) -> Result<Self> {
         let observe = match role {
             Role::Enforcing => 0_u32,
             Role::Observing => 1,
         };
         let index = u32::from(nic);
+        let number = match side {
+            Side::Inside => interface::INSIDE,
+            Side::Outside => interface::OUTSIDE,
+        };
+        let hertz = clock::hertz(pins)?;
         let mut loader = EbpfLoader::new();
-        loader.override_global("NIC", &index, true).override_global("OBSERVE", &observe, true);
+        loader
+            .override_global("NIC", &index, true)
+            .override_global("OBSERVE", &observe, true)
+            .override_global("SIDE", &number, true)
+            .override_global("HERTZ", &hertz, true);
         let mut ebpf = load_object(&mut loader, pins)?;
-        let program = xdp(&mut ebpf)?;
+
+        let program = xdp(&mut ebpf, ingress_program(side))?;
         let start = Instant::now();
         program.load().map_err(|error| explain_load_error(&error))?;
         let load_time = start.elapsed();
         let info = program.info().context("the kernel doesn't describe its own program")?;
-        Ok(Self {
+        let ingress = LoadedProgram {
+            name: ingress_program(side),
+            id: info.id(),
             load_time,
             verified_instructions: info.verified_instruction_count(),
-            id: info.id(),
-            ebpf,
-        })
+        };
+        let egress = match role {
+            Role::Observing => None,
+            Role::Enforcing => {
+                let program = classifier(&mut ebpf)?;
+                let start = Instant::now();
+                program.load().map_err(|error| explain_load_error(&error))?;
+                let load_time = start.elapsed();
+                let info = program.info().context("the kernel doesn't describe its own program")?;
+                Some(LoadedProgram {
+                    name: EGRESS_PROGRAM,
+                    id: info.id(),
+                    load_time,
+                    verified_instructions: info.verified_instruction_count(),
+                })
+            }
+        };
+        Ok(Self { ebpf, side, ingress, egress })
     }
 
-    /// The program, for attaching.
+    /// The side that it was loaded for.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The program on what enters, for attaching.
     pub(super) fn program(&mut self) -> Result<&mut Xdp> {
-        xdp(&mut self.ebpf)
+        xdp(&mut self.ebpf, ingress_program(self.side))
     }
 
-    /// Runs the program once on a frame of at least 14 bytes and returns the XDP action.
+    /// The program on what leaves, for attaching.
+    pub(super) fn egress_program(&mut self) -> Result<&mut SchedClassifier> {
+        classifier(&mut self.ebpf)
+    }
+
+    /// Runs the program on what enters once on a frame of at least 14 bytes and returns the XDP
+    /// action.
     ///
     /// # Errors
     ///
     /// The kernel refuses the frame, as it is too short, or too long for the kernel at hand.
     pub fn run(&mut self, frame: &[u8]) -> Result<u32> {
-        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        self.run_into(frame, &mut []).map(|(action, _)| action)
+    }
+
+    /// As [`Instance::run`]; the frame as the program leaves it is written into `out`, and its
+    /// length returned.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::run`]; also where `out` is too short, unless it is empty.
+    pub fn run_into(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(u32, usize)> {
+        let data_out = if out.is_empty() { None } else { Some(out) };
+        let options = TestRunOptions { data_in: Some(frame), data_out, ..TestRunOptions::new() };
         let result = self
             .program()?
             .test_run(options)
             .context("the kernel refused to run the program on this frame")?;
-        Ok(result.return_value)
+        Ok((result.return_value, usize::try_from(result.data_size_out)?))
+    }
+
+    /// Runs the program on what leaves once on a frame of at least 14 bytes that came in by the
+    /// interface with the kernel's index `from` (0: from the gateway itself), and is cut into
+    /// `segments` packets (0 and 1: it isn't). Returns the action: -1 passes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::run`].
+    pub fn run_egress(&mut self, frame: &[u8], from: u32, segments: u32) -> Result<i32> {
+        let context = sk_buff(from, segments);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let result = self
+            .egress_program()?
+            .test_run(options)
+            .context("the kernel refused to run the program on this frame")?;
+        Ok(result.return_value.cast_signed())
     }
 
     /// Asks an observing instance what it would do with a frame.
@@ -118,12 +205,32 @@ pub(super) fn load_object(loader: &mut EbpfLoader<'_>, pins: &PinDirectory) -> R
     })
 }
 
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = ebpf.program_mut(PROGRAM).context("the object has no program of its name")?;
+pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).context("the object has no program of its name")?;
     Ok(program.try_into()?)
 }
 
-fn explain_load_error(error: &ProgramError) -> anyhow::Error {
+fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    let program =
+        ebpf.program_mut(EGRESS_PROGRAM).context("the object has no program of its name")?;
+    Ok(program.try_into()?)
+}
+
+/// The context of a packet that leaves: `struct __sk_buff` (include/uapi/linux/bpf.h), of which the
+/// kernel takes few fields and wants zeros in the rest.
+fn sk_buff(from: u32, segments: u32) -> [u8; 192] {
+    const INGRESS_IFINDEX: usize = 36;
+    const GSO_SEGS: usize = 164;
+    let mut context = [0; 192];
+    for (offset, value) in [(INGRESS_IFINDEX, from), (GSO_SEGS, segments)] {
+        for (to, from) in context.iter_mut().skip(offset).zip(value.to_ne_bytes()) {
+            *to = from;
+        }
+    }
+    context
+}
+
+pub(super) fn explain_load_error(error: &ProgramError) -> anyhow::Error {
     match error {
         // The verifier's log is thousands of lines; its end holds the reason.
         ProgramError::LoadError { io_error, verifier_log } => {

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use filter_common::wire::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::egress;
 use crate::policy::NicName;
 
 /// Where pins are unless the command line says otherwise.
@@ -136,6 +137,24 @@ impl PinDirectory {
         self.layout.join(nic.file("next"))
     }
 
+    /// Where the link of the program on what leaves a NIC is pinned, where the kernel has such links.
+    #[must_use]
+    pub fn egress_link(&self, nic: &NicPins) -> PathBuf {
+        self.layout.join(nic.file("egress"))
+    }
+
+    /// Where the program on what leaves a NIC is pinned.
+    #[must_use]
+    pub fn egress_program(&self, nic: &NicPins) -> PathBuf {
+        self.layout.join(nic.file("leaving"))
+    }
+
+    /// Where the next one is pinned before it takes the place of the old one.
+    #[must_use]
+    pub fn next_egress_program(&self, nic: &NicPins) -> PathBuf {
+        self.layout.join(nic.file("next_leaving"))
+    }
+
     /// The NICs that have a pinned link.
     ///
     /// # Errors
@@ -153,13 +172,30 @@ impl PinDirectory {
         Ok(nics)
     }
 
-    /// Removes the pins of one NIC; without its link, the program comes off the NIC.
+    /// Takes the programs off a NIC and removes their pins.
     ///
     /// # Errors
     ///
-    /// A pin can't be removed.
+    /// A pin can't be removed, or a program not be taken off.
     pub fn remove_nic(&self, nic: &NicPins) -> Result<()> {
         for path in [self.link(nic), self.program(nic), self.next_program(nic)] {
+            remove_if_there(&path)?;
+        }
+        self.remove_egress(nic)
+    }
+
+    /// Takes the program on what leaves off a NIC, and removes its pins.
+    ///
+    /// # Errors
+    ///
+    /// As [`PinDirectory::remove_nic`].
+    pub fn remove_egress(&self, nic: &NicPins) -> Result<()> {
+        // Without a link of its own, the program stays when its pins go.
+        if self.egress_program(nic).exists() && !self.egress_link(nic).exists() {
+            egress::take_off_filter(nic)?;
+        }
+        for path in [self.egress_link(nic), self.egress_program(nic), self.next_egress_program(nic)]
+        {
             remove_if_there(&path)?;
         }
         Ok(())
@@ -233,6 +269,18 @@ impl PinDirectory {
         }
         Ok(())
     }
+}
+
+/// Pins something beside the place where an older one is, and renames, so that there is always
+/// one.
+pub(super) fn pin_beside(
+    fresh: &Path,
+    path: &Path,
+    pin: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    remove_if_there(fresh)?;
+    pin(fresh)?;
+    fs::rename(fresh, path).with_context(|| format!("{} can't be renamed", fresh.display()))
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

@@ -221,16 +221,6 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
             help: "what a changed policy no longer allows is cut at once instead".to_owned(),
         });
     }
-    if !policy.gateway.outside.is_empty() {
-        notes.push(Diagnostic {
-            kind: Kind::NotEnforced,
-            origin: Some(policy.gateway.origin.clone()),
-            message: "outside NICs are not filtered yet".to_owned(),
-            help: "what enters them is left to the host's own firewall; what clients send is \
-                   judged where it enters the inside NICs"
-                .to_owned(),
-        });
-    }
     for group in policy.sources.iter().filter(|group| !group.vlan.is_empty()) {
         notes.push(Diagnostic {
             kind: Kind::NotEnforced,
@@ -272,14 +262,6 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
                 rule.name
             ),
             help: "no address is learned for wildcards, so they allow nothing".to_owned(),
-        });
-    }
-    for inbound in &policy.inbound {
-        notes.push(Diagnostic {
-            kind: Kind::NotEnforced,
-            origin: Some(inbound.origin.clone()),
-            message: format!("inbound \"{}\" is not enforced yet", inbound.name),
-            help: "outside NICs are not filtered yet, and nothing is opened for it".to_owned(),
         });
     }
     notes.sort_by(|a, b| a.origin.cmp(&b.origin));
@@ -598,8 +580,6 @@ note = "for the admins"
                  dropped without an answer instead",
                 "gateway.toml:2: on_change = \"keep\" is not enforced yet; what a changed policy \
                  no longer allows is cut at once instead",
-                "gateway.toml:2: outside NICs are not filtered yet; what enters them is left to the \
-                 host's own firewall; what clients send is judged where it enters the inside NICs",
                 "gateway.toml:11: [dns] listen is not enforced yet: the forwarder is not started; \
                  clients' questions to these addresses pass, but nothing of ours answers them and \
                  no address is learned from them",
@@ -609,8 +589,6 @@ note = "for the admins"
                 "policy.d/a.toml:7: rule \"intune-163\": the wildcard name \
                  *.manage.microsoft.com can't be enforced without a forwarder; no address is \
                  learned for wildcards, so they allow nothing",
-                "policy.d/a.toml:25: inbound \"ssh-admin\" is not enforced yet; outside NICs are \
-                 not filtered yet, and nothing is opened for it",
             ]
         );
     }

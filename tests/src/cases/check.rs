@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Each case of the table on the host, and through the loaded program.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use filter_common::{
+    egress::Side,
+    flow::{Way, Workspace},
+    parse::parse,
     verdict::{DropReason, PassReason, Verdict},
-    wire::Counter,
+    wire::{Counter, FlowKey},
 };
 use filter_user::{
-    compile::{Compiled, CounterLedger, SlotTables, compile},
-    kernel::Role,
+    compile::{Compiled, CounterLedger, Memory, SlotTables, compile},
+    kernel::{LoadedProgram, Role},
 };
 
-use super::{Case, CaseVerdict, Table};
-use crate::ground::{Counters, Ground, SHORTEST, Traces, judge, mode, reason_of};
+use super::{Case, CaseVerdict, CaseWay, Event, Table};
+use crate::ground::{
+    Counters, Ground, SHORTEST, TestNic, Traces, judge, judge_egress, mode, reason_of, timeless,
+    view,
+};
 
 /// How a table went.
 #[derive(Debug)]
@@ -26,10 +29,8 @@ pub struct Report {
     pub host: usize,
     /// Those of them that the program judged too; the others are too short for it.
     pub program: usize,
-    /// Instructions that the verifier processed; `None` on a kernel that doesn't tell.
-    pub instructions: Option<u32>,
-    /// How long loading the program took, on average.
-    pub load_time: Duration,
+    /// The programs that were run, by name.
+    pub programs: BTreeMap<&'static str, LoadedProgram>,
     /// What is wrong, a text for each case that doesn't hold and each reason that no case has.
     pub faults: Vec<String>,
 }
@@ -37,7 +38,7 @@ pub struct Report {
 /// The program, and what it has counted so far.
 struct Bench {
     ground: Ground,
-    counters: BTreeMap<u8, Counters>,
+    counters: BTreeMap<TestNic, Counters>,
     left_out: u64,
 }
 
@@ -48,17 +49,13 @@ struct Bench {
 /// What keeps cases from being run at all: a policy that doesn't compile, a kernel that refuses
 /// the program. A case that doesn't hold is one of the report's faults.
 pub fn check(table: &Table) -> Result<Report> {
-    let nics = table.cases.iter().map(|case| case.nic);
+    let nics = table.nics();
     let ground = Ground::new(nics, &[Role::Enforcing, Role::Observing])?;
     let mut bench = Bench { ground, counters: BTreeMap::new(), left_out: 0 };
-    let (instructions, load_time) = bench.ground.verified();
-    let mut report = Report { host: 0, program: 0, instructions, load_time, faults: Vec::new() };
+    let programs = bench.ground.programs();
+    let mut report = Report { host: 0, program: 0, programs, faults: Vec::new() };
     let mut ledger = CounterLedger::default();
     let mut seen = BTreeSet::new();
-    let unknown = table.cases.iter().find(|case| !table.policies.contains_key(&case.policy));
-    if let Some(Case { title, policy, .. }) = unknown {
-        bail!("`{title}` names the policy `{policy}`, which no file has");
-    }
     for (name, setting) in &table.policies {
         let compiled = compile(&setting.policy, &setting.names, &setting.host, &mut ledger)
             .with_context(|| format!("the policy `{name}` doesn't compile"))?;
@@ -67,12 +64,19 @@ pub fn check(table: &Table) -> Result<Report> {
         ensure!(!cases.is_empty(), "no case uses the policy `{name}`");
         for case in cases {
             report.host += 1;
-            let code = on_the_host(case, &compiled).and_then(|code| {
-                if case.frame.len() >= SHORTEST {
+            let memory = Memory::default();
+            let code = before_on_the_host(case, &compiled.tables, &memory).and_then(|()| {
+                let in_kernel = case.frame.len() >= SHORTEST;
+                if in_kernel {
                     report.program += 1;
-                    bench.in_the_kernel(case, &compiled.tables)?;
+                    bench.before(case)?;
+                    bench.observe(case, &compiled.tables, &memory)?;
                 }
-                Ok(code)
+                let verdict = on_the_host(case, &compiled, &memory)?;
+                if in_kernel {
+                    bench.in_the_kernel(case, &compiled.tables, verdict, &memory)?;
+                }
+                Ok(verdict.code())
             });
             match code {
                 Ok(code) => {
@@ -91,10 +95,44 @@ pub fn check(table: &Table) -> Result<Report> {
     Ok(report)
 }
 
-/// Holds the case against what the host decides; the code of the reason.
-fn on_the_host(case: &Case, compiled: &Compiled) -> Result<u8> {
+/// Lets happen what comes before a case.
+fn before_on_the_host(case: &Case, tables: &SlotTables, memory: &Memory) -> Result<()> {
+    for event in &case.before {
+        match event {
+            Event::Pass { way, frame } => {
+                let verdict = decide_on_the_host(*way, frame, tables, memory);
+                ensure!(verdict.passes(mode(tables)), "what comes before it is {verdict:?}");
+            }
+            Event::Cut => memory.flows().keys().for_each(|key| memory.cut(key)),
+            Event::Keep { way, frame } => memory.keep(key(*way, frame)?),
+        }
+    }
+    Ok(())
+}
+
+fn decide_on_the_host(way: CaseWay, frame: &[u8], tables: &SlotTables, memory: &Memory) -> Verdict {
+    let (nic, side) = way.nic();
+    let view = view(tables, memory, nic);
+    match way {
+        CaseWay::Enters(_) => judge(view, side, frame).verdict,
+        CaseWay::Leaves { from, segments, .. } => judge_egress(view, side, frame, from, segments),
+    }
+}
+
+/// The flow of a frame that enters; the client, or the host that serves, is its local end.
+fn key(way: CaseWay, frame: &[u8]) -> Result<FlowKey> {
+    let Workspace { mut headers, mut key, .. } = Workspace::default();
+    let parsed = parse(frame, &mut headers);
+    ensure!(parsed.is_ok(), "a frame of no flow: {parsed:?}");
+    let (_, side) = way.nic();
+    key.set(&headers, if side == Side::Inside { Way::Outgoing } else { Way::Incoming });
+    Ok(key)
+}
+
+/// Holds the case against what the host decides.
+fn on_the_host(case: &Case, compiled: &Compiled, memory: &Memory) -> Result<Verdict> {
     let Compiled { tables, meaning } = compiled;
-    let verdict = judge(tables, case.nic, &case.frame).verdict;
+    let verdict = decide_on_the_host(case.way, &case.frame, tables, memory);
     let name = match verdict {
         Verdict::Permit(permit) => permit.reason().context("a permit has no reason")?.name(),
         Verdict::Pass(reason) => reason.name(),
@@ -115,43 +153,97 @@ fn on_the_host(case: &Case, compiled: &Compiled) -> Result<u8> {
     if (passes, name, &rules) != (case.verdict, case.reason.as_str(), &case.rules) {
         bail!("{passes:?} by `{name}` {rules:?} on the host");
     }
-    Ok(verdict.code())
+    Ok(verdict)
 }
 
 // === impl Bench ===
 
 impl Bench {
-    /// Holds what the host decides against the program: verdict, samples, and every counter of the
-    /// NIC; and against the program that observes, which leaves no traces.
-    fn in_the_kernel(&mut self, case: &Case, tables: &SlotTables) -> Result<()> {
-        let Self { ground, counters, left_out } = self;
-        let Case { nic, frame, .. } = case;
-        let verdict = judge(tables, *nic, frame).verdict;
-        let expected = ground.expected(tables, *nic, frame);
-        let observed = ground.observe(*nic, frame)?;
+    /// Lets happen what comes before a case, of which only the flows are left.
+    fn before(&mut self, case: &Case) -> Result<()> {
+        self.ground.forget_flows()?;
+        for event in &case.before {
+            match event {
+                Event::Pass { way, frame } => {
+                    ensure!(self.run(*way, frame)?, "what comes before it does not pass");
+                }
+                Event::Cut => {
+                    for (key, _) in self.ground.maps.flows()? {
+                        self.ground.maps.cut_flow(&key)?;
+                    }
+                }
+                Event::Keep { way, frame } => {
+                    self.ground.maps.keep_flow(&key(*way, frame)?, 0)?;
+                }
+            }
+        }
+        if !case.before.is_empty() {
+            for (nic, counters) in &mut self.counters {
+                *counters = self.ground.counters(nic.0)?;
+            }
+            let nic = case.way.nic();
+            self.counters.insert(nic, self.ground.counters(nic.0)?);
+        }
+        self.ground.traces(&mut self.left_out)?;
+        Ok(())
+    }
+
+    fn run(&mut self, way: CaseWay, frame: &[u8]) -> Result<bool> {
+        match way {
+            CaseWay::Enters(nic) => self.ground.run(nic, frame),
+            CaseWay::Leaves { nic, from, segments } => {
+                self.ground.run_egress(nic, frame, from, segments)
+            }
+        }
+    }
+
+    /// Holds what the host decides against the program that observes, which leaves no traces.
+    fn observe(&mut self, case: &Case, tables: &SlotTables, memory: &Memory) -> Result<()> {
+        let CaseWay::Enters(nic) = case.way else { return Ok(()) };
+        let Self { ground, left_out, .. } = self;
+        let flows = ground.flows()?;
+        let expected = ground.expected(view(tables, memory, nic.0), nic.1, &case.frame);
+        let observed = ground.observe(nic, &case.frame)?;
         if observed != expected {
             bail!("the program observes {observed:?}, the host {expected:?}");
         }
         let traces = ground.traces(left_out)?;
-        if traces != (Traces { samples: Vec::new(), left_out: 0 }) {
+        if traces != (Traces { samples: Vec::new(), left_out: 0 }) || ground.flows()? != flows {
             bail!("observing leaves traces: {traces:?}");
         }
+        Ok(())
+    }
 
+    /// Holds what the host decided against the program: verdict, samples, flows, and every counter
+    /// of the NIC.
+    fn in_the_kernel(
+        &mut self,
+        case: &Case,
+        tables: &SlotTables,
+        verdict: Verdict,
+        memory: &Memory,
+    ) -> Result<()> {
         // One look at the counters is enough for both runs: had observing counted, they would
         // differ.
-        let passes = ground.run(*nic, frame)?;
+        let passes = self.run(case.way, &case.frame)?;
+        let Self { ground, counters, left_out } = self;
         if passes != verdict.passes(mode(tables)) {
             bail!("the program passes it: {passes}; the host: {verdict:?}");
         }
-        let counters = counters.entry(*nic).or_default();
+        let nic = case.way.nic();
+        let counters = counters.entry(nic).or_default();
         let counter = counters.entry(verdict.counter(mode(tables))).or_default();
-        let bytes = u64::try_from(frame.len())?;
+        let bytes = u64::try_from(case.frame.len())?;
         *counter = Counter { packets: counter.packets + 1, bytes: counter.bytes + bytes };
-        let counted = ground.counters(*nic)?;
+        let counted = ground.counters(nic.0)?;
         if counted != *counters {
             let what = format!("counters are {counted:?}, not {counters:?}");
             *counters = counted;
             bail!(what);
+        }
+        let (flows, expected) = (ground.flows()?, timeless(memory.flows()));
+        if flows != expected {
+            bail!("flows are {flows:?}, not {expected:?}");
         }
         let Traces { samples, left_out } = ground.traces(left_out)?;
         let reasons: Vec<Option<u8>> = samples.iter().map(|sample| reason_of(sample)).collect();

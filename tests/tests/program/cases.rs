@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The case table, on the host and through the program.
 
-use std::collections::BTreeSet;
-
 use filter_user::{
-    compile::{CounterLedger, SlotTables, compile},
+    compile::{CounterLedger, SlotTables, View, compile},
     kernel::Role,
 };
 use sluice_lab::{
@@ -17,11 +15,15 @@ fn cases_hold_on_the_host_and_in_the_kernel() {
     let table = Table::read(&directory()).unwrap();
     assert!(table.cases.len() >= 80, "only {} cases", table.cases.len());
     let report = check(&table).unwrap();
-    let instructions = report.instructions.map_or_else(|| "?".to_owned(), |n| n.to_string());
-    println!(
-        "verifier: {instructions} instructions, loaded in {} ms",
-        report.load_time.as_millis()
-    );
+    for program in report.programs.values() {
+        let instructions = program.verified_instructions;
+        let instructions = instructions.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        println!(
+            "verifier: {}: {instructions} instructions, loaded in {} ms",
+            program.name,
+            program.load_time.as_millis()
+        );
+    }
     println!(
         "cases: {} on the host, {} of them through the program ({} are too short for it)",
         report.host,
@@ -36,7 +38,7 @@ fn cases_hold_on_the_host_and_in_the_kernel() {
 #[test]
 fn every_frame_is_judged_alike_by_every_policy() {
     let table = Table::read(&directory()).unwrap();
-    let nics: BTreeSet<u8> = table.cases.iter().map(|case| case.nic).collect();
+    let nics = table.nics();
     let mut ground = Ground::new(nics.iter().copied(), &[Role::Observing]).unwrap();
     let mut judged = 0;
     // The first are the tables before any policy was loaded: empty, and closed.
@@ -56,9 +58,10 @@ fn every_frame_is_judged_alike_by_every_policy() {
                 let whole = length == case.frame.len() || length == 100;
                 let frame = if whole { &case.frame } else { &case.frame[..length] };
                 for nic in &nics {
-                    let expected = ground.expected(&tables, *nic, frame);
+                    let view = View::new(&tables, nic.0.into());
+                    let expected = ground.expected(view, nic.1, frame);
                     let observed = ground.observe(*nic, frame).unwrap();
-                    assert_eq!(observed, expected, "{}, {length} bytes, NIC {nic}", case.title);
+                    assert_eq!(observed, expected, "{}, {length} bytes, NIC {nic:?}", case.title);
                     judged += 1;
                 }
             }

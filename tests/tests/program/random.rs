@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use filter_common::wire::Counter;
+use filter_common::{egress::Side, wire::Counter};
 use filter_user::{
-    compile::{CounterLedger, compile},
+    compile::{CounterLedger, View, compile},
     kernel::Role,
 };
 use sluice_lab::{
-    ground::{Counters, Ground, judge, mode},
+    ground::{Counters, Ground, TestNic, judge, mode},
     model::{model, random_packet, random_policy},
 };
 
@@ -19,9 +19,14 @@ const PACKETS: u64 = 20;
 /// The NICs that random hosts have.
 pub(crate) const NICS: [u8; 5] = [0, 1, 2, 3, 15];
 
+/// An inside NIC.
+pub(crate) fn inside(nic: u8) -> TestNic {
+    (nic, Side::Inside)
+}
+
 #[test]
 fn the_program_equals_the_model() {
-    let mut ground = Ground::new(NICS, &[Role::Enforcing, Role::Observing]).unwrap();
+    let mut ground = Ground::new(NICS.map(inside), &[Role::Enforcing, Role::Observing]).unwrap();
     let mut expected_counters: BTreeMap<u8, Counters> = BTreeMap::new();
     let (mut pairs, mut passed, mut entries) = (0, 0, 0);
     for seed in 0..POLICIES {
@@ -39,17 +44,27 @@ fn the_program_equals_the_model() {
             let frame = packet.frame();
             let context = || format!("seed {seed}, round {round}: {packet:#?}\n{expected:#?}");
 
-            let observed = ground.observe(packet.nic, &frame).unwrap();
-            assert_eq!(observed, ground.expected(tables, packet.nic, &frame), "{}", context());
+            let observed = ground.observe(inside(packet.nic), &frame).unwrap();
+            assert_eq!(
+                observed,
+                ground.expected(View::new(tables, packet.nic.into()), Side::Inside, &frame),
+                "{}",
+                context()
+            );
             let reason = verdict.map_or_else(|drop| drop.code(), |pass| pass.code());
             assert_eq!(observed.reason, reason, "{}", context());
-            assert_eq!(ground.run(packet.nic, &frame).unwrap(), verdict.is_ok(), "{}", context());
+            assert_eq!(
+                ground.run(inside(packet.nic), &frame).unwrap(),
+                verdict.is_ok(),
+                "{}",
+                context()
+            );
 
             let counter = match &verdict {
                 Ok(_) => ledger.counter(&expected.allowing).expect("a match has a counter"),
                 Err(reason) => reason.code().into(),
             };
-            let decision = judge(tables, packet.nic, &frame);
+            let decision = judge(View::new(tables, packet.nic.into()), Side::Inside, &frame);
             assert_eq!(decision.verdict.counter(mode(tables)), counter, "{}", context());
             let counters = expected_counters.entry(packet.nic).or_default();
             let Counter { packets, bytes } = counters.entry(counter).or_default();

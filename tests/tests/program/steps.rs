@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What packets see while tables change, and what a process leaves behind that ends in between.
 
-use filter_common::wire::Observation;
+use filter_common::{egress::Side, wire::Observation};
 use filter_user::{
     compile::{
-        CounterLedger, FreeRows, SlotTables, Step, compile, compile_names, diff, rebuild, sweep,
+        CounterLedger, FreeRows, SlotTables, Step, View, compile, compile_names, diff, rebuild,
+        sweep,
     },
     kernel::{Role, maps::SlotIndex},
 };
@@ -13,7 +14,7 @@ use sluice_lab::{
     model::{Packet, random_change, random_packet, random_policy},
 };
 
-use crate::random::NICS;
+use crate::random::{NICS, inside};
 
 /// Of the steps that write port classes and zones, of which a policy may have thousands, packets
 /// are sent after every so many.
@@ -29,7 +30,7 @@ struct Probe {
 
 #[test]
 fn a_swap_shows_nothing_until_it_is_whole() {
-    let mut ground = Ground::new(NICS, &[Role::Observing]).unwrap();
+    let mut ground = Ground::new(NICS.map(inside), &[Role::Observing]).unwrap();
     let (mut steps, mut judged, mut differing) = (0, 0, 0);
     for seed in 0..8 {
         let (policy, names, host) = random_policy(500 + seed);
@@ -53,7 +54,11 @@ fn a_swap_shows_nothing_until_it_is_whole() {
             if !one_of_many || number % SAMPLE == 0 {
                 judged += probes.len();
                 for Probe { nic, frame, old, .. } in &probes {
-                    assert_eq!(ground.observe(*nic, frame).unwrap(), *old, "seed {seed}, {step:?}");
+                    assert_eq!(
+                        ground.observe(inside(*nic), frame).unwrap(),
+                        *old,
+                        "seed {seed}, {step:?}"
+                    );
                 }
             }
         }
@@ -61,7 +66,11 @@ fn a_swap_shows_nothing_until_it_is_whole() {
         ground.activate(idle, &new).unwrap();
         for Probe { nic, frame, new, .. } in &mut probes {
             new.active = ground.active.0;
-            assert_eq!(ground.observe(*nic, frame).unwrap(), *new, "seed {seed}, after the swap");
+            assert_eq!(
+                ground.observe(inside(*nic), frame).unwrap(),
+                *new,
+                "seed {seed}, after the swap"
+            );
         }
     }
     println!("swaps: {steps} steps, {judged} packets between them, {differing} judged anew after");
@@ -70,7 +79,7 @@ fn a_swap_shows_nothing_until_it_is_whole() {
 
 #[test]
 fn a_process_that_ends_leaves_one_whole_policy() {
-    let mut ground = Ground::new([0], &[Role::Observing]).unwrap();
+    let mut ground = Ground::new([inside(0)], &[Role::Observing]).unwrap();
     // Policies of gateways with the one NIC that the program is loaded for.
     let policies = (0..).map(random_policy).filter(|(_, _, host)| {
         let nics: Vec<u8> = host.nics.iter().map(|nic| nic.slot).collect();
@@ -94,7 +103,7 @@ fn a_process_that_ends_leaves_one_whole_policy() {
         reopened += 1;
         for Probe { nic, frame, old, .. } in &probes {
             assert_eq!(
-                ground.observe(*nic, frame).unwrap(),
+                ground.observe(inside(*nic), frame).unwrap(),
                 *old,
                 "round {round}, between two steps"
             );
@@ -111,7 +120,7 @@ fn a_process_that_ends_leaves_one_whole_policy() {
         for Probe { nic, frame, new, .. } in &probes {
             let expected = Observation { active: ground.active.0, ..*new };
             assert_eq!(
-                ground.observe(*nic, frame).unwrap(),
+                ground.observe(inside(*nic), frame).unwrap(),
                 expected,
                 "round {round}, after the swap"
             );
@@ -122,7 +131,7 @@ fn a_process_that_ends_leaves_one_whole_policy() {
 
 #[test]
 fn names_change_in_the_slot_in_force() {
-    let mut ground = Ground::new(NICS, &[Role::Observing]).unwrap();
+    let mut ground = Ground::new(NICS.map(inside), &[Role::Observing]).unwrap();
     let (mut steps, mut judged, mut differing) = (0, 0, 0);
     for seed in 0..20 {
         let (policy, mut names, host) = random_policy(700 + seed);
@@ -158,7 +167,7 @@ fn names_change_in_the_slot_in_force() {
                     steps += 1;
                     judged += probes.len();
                     for Probe { nic, frame, old, new } in &probes {
-                        let seen = ground.observe(*nic, frame).unwrap();
+                        let seen = ground.observe(inside(*nic), frame).unwrap();
                         assert!(
                             seen == *old || seen == *new,
                             "seed {seed}, round {round}, {step:?}: {seen:?} is neither {old:?} \
@@ -168,7 +177,7 @@ fn names_change_in_the_slot_in_force() {
                 }
                 for Probe { nic, frame, new, .. } in &probes {
                     assert_eq!(
-                        ground.observe(*nic, frame).unwrap(),
+                        ground.observe(inside(*nic), frame).unwrap(),
                         *new,
                         "seed {seed}, round {round}"
                     );
@@ -186,7 +195,7 @@ fn names_change_in_the_slot_in_force() {
 /// A packet with what the program observes of it by old and by new tables.
 fn probe(ground: &Ground, packet: &Packet, old: &SlotTables, new: &SlotTables) -> Probe {
     let frame = packet.frame();
-    let old = ground.expected(old, packet.nic, &frame);
-    let new = ground.expected(new, packet.nic, &frame);
+    let old = ground.expected(View::new(old, packet.nic.into()), Side::Inside, &frame);
+    let new = ground.expected(View::new(new, packet.nic.into()), Side::Inside, &frame);
     Probe { nic: packet.nic, frame, old, new }
 }

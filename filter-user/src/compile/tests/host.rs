@@ -156,8 +156,8 @@ fn no_rule_opens_an_address_that_is_closed() {
         assert_eq!(look_up(&compiled, v6_client, "fd00::", tcp), "not listed", "{tcp}");
     }
     // An entry of its own, which hides the prefixes around it.
-    assert_eq!(compiled.tables.grants.get(&net("10.0.255.255/32")), Some(&Grant::NONE));
-    assert_eq!(compiled.tables.grants.get(&net("192.0.2.255/32")), Some(&Grant::NONE));
+    assert_eq!(compiled.tables.grants.get(&net("10.0.255.255/32")), Some(&Grant::CLOSED_ADDRESS));
+    assert_eq!(compiled.tables.grants.get(&net("192.0.2.255/32")), Some(&Grant::CLOSED_ADDRESS));
     assert_eq!(look_up(&compiled, CLIENT, "10.0.255.254", 22), "wide");
     // What is own as well is own.
     assert_eq!(look_up(&compiled, CLIENT, "10.0.0.1", 80), "me");

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! What leaves by a NIC: it opens flows, so that their replies are known. Policy has judged
+//! forwarded packets where they came in; the gateway's own are not filtered.
+
+use crate::{
+    flow::{self, Flow as _, FlowState, Load, Origin, Way, Workspace, tcp},
+    frame::Frame,
+    parse::{Headers, Payload, parse, protocol},
+    tables::{Role, Tables},
+    verdict::{DropReason, PassReason, Verdict},
+    wire::FlowRecord,
+};
+
+/// The side of a NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Clients are behind it.
+    Inside,
+    /// The internet is behind it.
+    Outside,
+}
+
+/// Where a packet that leaves comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// The gateway itself.
+    Own,
+    /// An inside NIC, or a device that stands on one.
+    Inside,
+    /// An outside NIC, or a device that stands on one.
+    Outside,
+    /// A device that is neither.
+    Foreign,
+}
+
+/// Judges a frame that leaves by a NIC of a side, and follows its flow. `segments` is how many
+/// packets the hardware will make of it, 1 for most.
+#[inline(always)]
+pub fn egress<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    side: Side,
+    ingress: Ingress,
+    segments: u32,
+) -> Verdict {
+    workspace.headers = Headers::default();
+    let (reason, origin) = match (side, ingress) {
+        (_, Ingress::Own) => (PassReason::Own, Origin::Gateway),
+        (_, Ingress::Inside) | (Side::Inside, Ingress::Foreign) => {
+            (PassReason::Forwarded, Origin::Inside)
+        }
+        // Its flow was opened where it came in.
+        (Side::Inside, Ingress::Outside) => return Verdict::Pass(PassReason::Forwarded),
+        (Side::Outside, Ingress::Outside | Ingress::Foreign) => {
+            return Verdict::Drop(DropReason::NotFromInside);
+        }
+    };
+    if tables.role() == Role::Enforcing
+        && let Ok(payload) = parse(frame, &mut workspace.headers)
+    {
+        follow(frame, tables, workspace, payload, origin, segments);
+    }
+    Verdict::Pass(reason)
+}
+
+#[inline(always)]
+fn follow<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    payload: Payload,
+    origin: Origin,
+    segments: u32,
+) {
+    let Workspace { headers, key, record, .. } = workspace;
+    let flags = headers.tcp_flags;
+    // The state of a flow that is not known yet; `None` where this packet opens none.
+    let opened = match payload {
+        Payload::Control(_) | Payload::Later => return,
+        Payload::Tcp if flow::opens(flags) => Some(FlowState::Opening),
+        Payload::Tcp if flags & (tcp::SYN | tcp::RST) != 0 => None,
+        // In the middle of a connection that is older than our memory of it.
+        Payload::Tcp => Some(FlowState::Established),
+        Payload::Icmp { .. } => match (headers.protocol, headers.destination_port) {
+            (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(FlowState::Opening),
+            (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => None,
+            _ => return,
+        },
+        Payload::Udp | Payload::Other => Some(FlowState::Opening),
+    };
+    // What comes back from a group comes from other addresses than the group's.
+    let to = &headers.destination;
+    if to.is_multicast() || to.is_broadcast() || headers.source.is_unspecified() {
+        return;
+    }
+    key.set(headers, Way::Outgoing);
+    let clock = tables.clock();
+    let repeated = segments.saturating_sub(1).saturating_mul(headers.data);
+    let load = Load { packets: segments, bytes: frame.len().saturating_add(repeated) };
+    if let Some(found) = tables.flow(key)
+        && found.is_live(clock, headers.protocol)
+        && let Some(state) = flow::outgoing(found.state(), found.origin(), headers.protocol, flags)
+    {
+        // A flow that was cut is forgotten in its time, so that it can be opened again; TCP has
+        // its SYN for that.
+        if state != FlowState::Cut || headers.protocol == protocol::TCP {
+            found.advance(clock.now, state, Way::Outgoing, load);
+        }
+    } else if let Some(state) = opened {
+        *record = FlowRecord::open(clock, state, origin);
+        record.count(Way::Outgoing, load);
+        tables.open_flow(key, record);
+    }
+}

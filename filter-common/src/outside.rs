@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! The filter of the outside NICs: what enters one is part of a flow, or for a service that an
+//! `[[inbound]]` rule offers, or needed on the link. Everything else is dropped.
+
+use crate::{
+    decide::{
+        Decision, IcmpKind, advance, check_addresses, icmp_kind, later_fragment, link_control,
+        look_up, quoted_in, read_quoted, remember, reply, selector,
+    },
+    flow::{self, Flow as _, FlowState, Load, Origin, Way, Workspace},
+    frame::Frame,
+    parse::{Headers, Payload, parse, protocol},
+    tables::{Class, Tables},
+    verdict::{DropReason, PassReason, Verdict},
+    wire::{FlowRecord, Grant, Permit, SlotSettings},
+};
+
+/// Judges a frame that entered an outside NIC; the counterpart of
+/// [`decide`](crate::decide::decide).
+#[inline(always)]
+pub fn decide_outside<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+) -> Decision {
+    workspace.headers = Headers::default();
+    let (mut grant, mut class) = (Grant::NONE, Class::NONE);
+    let verdict = match judge(frame, tables, workspace, &mut grant, &mut class) {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Drop(reason),
+    };
+    Decision { verdict, grant, class }
+}
+
+#[inline(always)]
+fn judge<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    grant: &mut Grant,
+    class: &mut Class,
+) -> Result<Verdict, DropReason> {
+    let payload = parse(frame, &mut workspace.headers)?;
+    let headers = &workspace.headers;
+    if let Payload::Control(reason) = payload {
+        return Ok(Verdict::Pass(reason));
+    }
+    *grant = tables.grant(&headers.destination);
+    let grant = *grant;
+    if let Some(reason) = always_allowed(headers, payload, grant.is_own())? {
+        return Ok(Verdict::Pass(reason));
+    }
+    check_addresses(headers, grant)?;
+    *class = tables.class(headers.vlan, &headers.source).ok_or(DropReason::SpoofedSource)?;
+    if payload == Payload::Later {
+        return later_fragment(tables, workspace);
+    }
+    let verdict = match payload {
+        Payload::Icmp { offset, end } if icmp_kind(headers) == IcmpKind::Error => {
+            icmp_error(frame, tables, workspace, (offset, end))?
+        }
+        _ => exchange(frame, tables, workspace, payload, grant, *class)?,
+    };
+    remember(tables, workspace);
+    Ok(verdict)
+}
+
+/// What passes without a flow: control of the link, and what DHCP servers tell the gateway.
+#[inline(always)]
+fn always_allowed(
+    headers: &Headers,
+    payload: Payload,
+    own: bool,
+) -> Result<Option<PassReason>, DropReason> {
+    if payload == Payload::Udp {
+        let ports = (headers.ip_version, headers.source_port, headers.destination_port);
+        match ports {
+            (4, 67, 68) if own || headers.destination.is_broadcast() => {
+                return Ok(Some(PassReason::DhcpV4));
+            }
+            (6, 547, 546) if own => return Ok(Some(PassReason::DhcpV6)),
+            _ => {}
+        }
+    }
+    link_control(headers, payload, own)
+}
+
+/// An error passes if the packet that it quotes left by this NIC as one of a live flow.
+#[inline(always)]
+fn icmp_error<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    (offset, end): (u32, u32),
+) -> Result<Verdict, DropReason> {
+    let Workspace { headers, key, quoted, .. } = workspace;
+    read_quoted(frame, headers, (offset, end), quoted)?;
+    key.set_quoted(quoted, headers.ip_version, Way::Outgoing);
+    match tables.flow(key) {
+        Some(found)
+            if found.origin() != Origin::InboundHost
+                && found.is_live(tables.clock(), key.protocol) =>
+        {
+            quoted_in(&found)
+        }
+        Some(_) | None => Err(DropReason::IcmpErrorUnrelated),
+    }
+}
+
+/// A packet of a flow, or the first of one that a rule offers.
+#[inline(always)]
+fn exchange<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    payload: Payload,
+    grant: Grant,
+    class: Class,
+) -> Result<Verdict, DropReason> {
+    let Workspace { headers, key, .. } = &mut *workspace;
+    key.set(headers, Way::Incoming);
+    let live = match tables.flow(key) {
+        Some(found) if found.is_live(tables.clock(), headers.protocol) => Some(found),
+        Some(_) | None => None,
+    };
+    let opened_outside = match live {
+        Some(found) if found.origin().is_local() => {
+            match reply(frame, tables, headers, &found) {
+                Ok(verdict) => return Ok(verdict),
+                // The remote end may use its ports again once the flow is over.
+                Err(reason) => match found.state() {
+                    FlowState::Closed | FlowState::Reset | FlowState::Cut
+                        if payload == Payload::Tcp && flow::opens(headers.tcp_flags) =>
+                    {
+                        None
+                    }
+                    _ => return Err(reason),
+                },
+            }
+        }
+        other => other,
+    };
+    service(frame, tables, workspace, payload, (grant, class), opened_outside)
+}
+
+/// A packet to a service: `found` is the live flow that was opened from outside, if there is one.
+#[inline(always)]
+fn service<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    payload: Payload,
+    (grant, class): (Grant, Class),
+    found: Option<T::Flow>,
+) -> Result<Verdict, DropReason> {
+    let Workspace { headers, key, record, .. } = &mut *workspace;
+    let permit = match selector(headers, payload) {
+        Some(selector) if grant.row() != 0 => match look_up(tables, grant, class, selector) {
+            Ok(permit) => permit,
+            Err(_) => Permit::DENIED,
+        },
+        _ => Permit::DENIED,
+    };
+    let (protocol, flags) = (headers.protocol, headers.tcp_flags);
+    let state = match &found {
+        Some(found) => flow::incoming(found.state(), found.origin(), protocol, flags),
+        None => Err(DropReason::TcpState),
+    };
+    if !permit.is_granted() {
+        let Some(found) = found else { return Err(DropReason::Unsolicited) };
+        let state = state?;
+        let keeps = tables.settings().flags & SlotSettings::KEEP != 0;
+        if keeps && tables.is_kept(key) {
+            advance(frame, tables, &found, state);
+            return Ok(Verdict::Pass(PassReason::KeptFlow));
+        }
+        return Err(DropReason::Unsolicited);
+    }
+    let begins = protocol != protocol::TCP || flow::opens(flags);
+    let state = match (found, state) {
+        (Some(found), Ok(state)) => {
+            advance(frame, tables, &found, state);
+            state
+        }
+        (_, _) if begins => {
+            let load = Load { packets: 1, bytes: frame.len() };
+            *record = FlowRecord::open(tables.clock(), FlowState::Opening, Origin::Inbound);
+            record.count(Way::Incoming, load);
+            tables.open_flow(key, record);
+            FlowState::Established
+        }
+        // The gateway's own services know their connections themselves; what goes on to others
+        // must have been opened in sight.
+        (_, Err(_)) if grant.is_own() => return Ok(Verdict::Permit(permit)),
+        (_, Err(reason)) => return Err(reason),
+        (None, Ok(_)) => return Err(DropReason::TcpState),
+    };
+    open_for_host(tables, workspace, permit, state);
+    Ok(Verdict::Permit(permit))
+}
+
+/// Behind destination NAT, the host's answers don't show the address that was asked: they are told
+/// by the host and the remote end.
+#[inline(always)]
+fn open_for_host<T: Tables>(
+    tables: &T,
+    workspace: &mut Workspace,
+    permit: Permit,
+    state: FlowState,
+) {
+    let Workspace { key, record, .. } = workspace;
+    let hosts = tables.service_host(permit);
+    if key.ip_version == 4 {
+        if u32::from_ne_bytes(hosts.v4) == 0 {
+            return;
+        }
+        key.local = [0; 16];
+        if let Some(first) = key.local.first_chunk_mut::<4>() {
+            *first = hosts.v4;
+        }
+    } else {
+        if u128::from_ne_bytes(hosts.v6) == 0 {
+            return;
+        }
+        key.local = hosts.v6;
+    }
+    key.local_port = 0;
+    *record = FlowRecord::open(tables.clock(), state, Origin::InboundHost);
+    tables.open_flow(key, record);
+}
