@@ -39,7 +39,11 @@ fn main() -> Result<()> {
     // The object is the same for every profile and for checks, so it is built in one place; the
     // inner cargo's own lock keeps builds apart.
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let shared = out.ancestors().nth(4).context("OUT_DIR is not below a target directory")?;
+    let mut shared = out.ancestors().nth(4).context("OUT_DIR is not below a target directory")?;
+    // With `--target`, a directory of that name comes in between.
+    if shared.ends_with(env::var("TARGET")?) {
+        shared = shared.parent().context("OUT_DIR is not below a target directory")?;
+    }
     let shared = shared.join("ebpf");
     fs::create_dir_all(&shared)?;
     // SAFETY: the build script has a single thread, and nothing has read the environment
