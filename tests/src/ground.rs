@@ -142,6 +142,12 @@ impl Ground {
         Ok(Self { maps, samples, enforcing, observing, slots, active, pins, directory })
     }
 
+    /// Where the maps are pinned, for attaching a program to a NIC.
+    #[must_use]
+    pub fn pins(&self) -> &PinDirectory {
+        &self.pins
+    }
+
     /// What stands in the slot in force.
     #[must_use]
     pub fn tables(&self) -> &SlotTables {

@@ -17,6 +17,7 @@ pub mod frames;
 pub mod gateway;
 pub mod generator;
 pub mod ground;
+pub mod guest;
 pub mod import_bench;
 pub mod import_invariants;
 pub mod invariants;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The eBPF object that the build embeds, and instances of its programs.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -191,6 +194,16 @@ impl Instance {
         let observations: Array<_, Observation> = Array::try_from(map)?;
         Ok(observations.get(&0, 0)?)
     }
+}
+
+/// The names of all programs in the object.
+///
+/// # Errors
+///
+/// The maps can't be opened.
+pub fn programs(pins: &PinDirectory) -> Result<BTreeSet<String>> {
+    let ebpf = load_object(&mut EbpfLoader::new(), pins)?;
+    Ok(ebpf.programs().map(|(name, _)| name.to_owned()).collect())
 }
 
 /// Parses the object, and creates its maps or opens those that are pinned.
