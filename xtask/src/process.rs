@@ -75,6 +75,20 @@ pub(crate) fn run_scanned(
     command: &mut Command,
     mut scan: impl FnMut(Stream, &str),
 ) -> Result<ExitStatus> {
+    run_silent(command, |stream, line| {
+        match stream {
+            Stream::Out => println!("{line}"),
+            Stream::Err => eprintln!("{line}"),
+        }
+        scan(stream, line);
+    })
+}
+
+/// Runs a command, and hands on each line of its output as it comes.
+pub(crate) fn run_silent(
+    command: &mut Command,
+    mut scan: impl FnMut(Stream, &str),
+) -> Result<ExitStatus> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::spawn(command)?;
     let out = group.child.stdout.take().context("a child has no standard output")?;
@@ -82,10 +96,6 @@ pub(crate) fn run_scanned(
     let (lines, received) = mpsc::channel();
     let readers = [forward(Stream::Out, out, lines.clone()), forward(Stream::Err, err, lines)];
     for (stream, line) in received {
-        match stream {
-            Stream::Out => println!("{line}"),
-            Stream::Err => eprintln!("{line}"),
-        }
         scan(stream, &line);
     }
     for reader in readers {

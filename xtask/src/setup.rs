@@ -4,6 +4,7 @@
 //! Each thing is an [`Item`] that can tell whether it is there. Installing looks again under a
 //! lock first, so it can run twice, or in several checkouts at once.
 
+mod kernels;
 mod machine;
 mod packages;
 mod toolchain;
@@ -16,6 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+pub(crate) use self::kernels::{Guests, Kernel, guests};
 use crate::{paths, process};
 
 /// What a command can't do without. Each level includes those before it.
@@ -27,6 +29,9 @@ pub(crate) enum Need {
     Build,
     /// The programs that the lab runs.
     Lab,
+    /// Other kernels, and what boots them. No command insists on it here: the stage that boots
+    /// them tells apart what is missing from what can't be had on this machine.
+    Guests,
     /// What the running kernel should offer. No command insists on it here: the tests that need
     /// it say so themselves, with what they were about to do.
     Kernel,
@@ -127,6 +132,7 @@ fn items() -> Vec<Item> {
     let mut items = packages::items();
     items.extend(toolchain::items());
     items.extend(machine::items());
+    items.extend(kernels::items());
     items
 }
 
@@ -276,6 +282,7 @@ mod tests {
 
     #[test]
     fn needs_are_ordered() {
-        assert!(Need::Nothing < Need::Build && Need::Build < Need::Lab && Need::Lab < Need::Kernel);
+        assert!(Need::Nothing < Need::Build && Need::Build < Need::Lab);
+        assert!(Need::Lab < Need::Guests && Need::Guests < Need::Kernel);
     }
 }

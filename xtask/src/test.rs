@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: every check and every test, in stages, with one count at the end.
 
+mod kernels;
 mod scan;
 mod skips;
 
@@ -35,6 +36,8 @@ pub(crate) enum Stage {
     Program,
     /// Real packets between namespaces.
     Lab,
+    /// The cases and the programs on other kernels, in guests.
+    Kernels,
 }
 
 /// What a stage is made of.
@@ -45,6 +48,8 @@ enum Work {
     Tidy,
     /// `cargo test` with these arguments; the tests are counted.
     Tests(&'static [&'static str]),
+    /// Guests with other kernels: one test each.
+    Guests,
 }
 
 /// The numbers of the last line.
@@ -155,6 +160,7 @@ fn run_stage(
                 })?;
             Ok(judge(&scan, status.success(), empty, known))
         }
+        Work::Guests => kernels::run(known),
     }
 }
 
@@ -245,6 +251,7 @@ impl Stage {
             Self::Unit => "unit",
             Self::Program => "program",
             Self::Lab => "lab",
+            Self::Kernels => "kernels",
         }
     }
 
@@ -257,13 +264,17 @@ impl Stage {
             Self::Unit => "tests without privileges",
             Self::Program => "cases and properties through the loaded program",
             Self::Lab => "real packets between namespaces",
+            Self::Kernels => "cases and programs on other kernels",
         }
     }
 
     fn need(self) -> setup::Need {
         match self {
             Self::Tidy => setup::Need::Nothing,
-            Self::Fmt | Self::Clippy | Self::Docs | Self::Unit => setup::Need::Build,
+            // What else a guest needs is looked for by the stage, which may be skipped.
+            Self::Fmt | Self::Clippy | Self::Docs | Self::Unit | Self::Kernels => {
+                setup::Need::Build
+            }
             Self::Program | Self::Lab => setup::Need::Lab,
         }
     }
@@ -316,6 +327,7 @@ impl Stage {
             Self::Lab => {
                 Work::Tests(&["--package", "sluice-lab", "--test", "lab", "--", "--test-threads=1"])
             }
+            Self::Kernels => Work::Guests,
         }
     }
 }

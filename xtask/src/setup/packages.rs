@@ -10,6 +10,7 @@ use crate::{paths, process};
 
 /// A program, the package it comes from, and what it is for.
 struct Row {
+    need: Need,
     package: &'static str,
     program: &'static str,
     reason: &'static str,
@@ -17,24 +18,28 @@ struct Row {
 }
 
 macro_rules! rows {
-    ($($package:literal, $program:literal, $reason:literal;)*) => {
+    ($($need:ident, $look:ident, $package:literal, $program:literal, $reason:literal;)*) => {
         /// Everything that the tests run. What the compiler needs is in `toolchain`.
         const ROWS: &[Row] = &[$(Row {
+            need: Need::$need,
             package: $package,
             program: $program,
             reason: $reason,
-            look: || Ok(look($program, $reason)),
+            look: || $look($program, $reason),
         },)*];
     };
 }
 
 rows! {
-    "iproute2", "ip", "the lab's namespaces, veth pairs, addresses and routes";
-    "ethtool", "ethtool", "switches offloads of the lab's NICs off, so that frames are whole";
-    "unbound", "unbound", "a real resolver and authoritative server for the lab";
-    "dnsmasq-base", "dnsmasq", "a second DNS server, so that none is tested by its habits alone";
-    "nftables", "nft", "the gateway's source NAT in the lab";
-    "python3-minimal", "python3", "small servers of other people's making in the lab";
+    Lab, look, "iproute2", "ip", "the lab's namespaces, veth pairs, addresses and routes";
+    Lab, look, "ethtool", "ethtool", "switches offloads of the lab's NICs off, so that frames are whole";
+    Lab, look, "unbound", "unbound", "a real resolver and authoritative server for the lab";
+    Lab, look, "dnsmasq-base", "dnsmasq", "a second DNS server, so that none is tested by its habits alone";
+    Lab, look, "nftables", "nft", "the gateway's source NAT in the lab";
+    Lab, look, "python3-minimal", "python3", "small servers of other people's making in the lab";
+    Guests, look, "qemu-system-x86", "qemu-system-x86_64", "the machine in which other kernels are booted";
+    Guests, look_static, "busybox-static", "busybox", "all programs of a guest but ours";
+    Guests, look, "xz-utils", "xz", "unpacks the modules of newer kernels";
 }
 
 /// Names under which maintainer scripts start and enable services. A developer's machine
@@ -47,7 +52,7 @@ pub(super) fn items() -> Vec<Item> {
     ROWS.iter()
         .map(|row| Item {
             name: row.package,
-            need: Need::Lab,
+            need: row.need,
             look: row.look,
             remedy: Remedy::Package(row.package),
         })
@@ -114,7 +119,8 @@ pub(super) fn install(packages: &[&str]) -> Result<Outcome> {
     Ok(if status.success() { Outcome::Installed } else { by_hand })
 }
 
-fn apt_get() -> Command {
+/// apt-get, set up to ask nothing and to say little.
+pub(super) fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").args([
         "-qq",
@@ -138,11 +144,23 @@ fn quiet_services() -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn look(program: &str, reason: &str) -> State {
-    match paths::program(program) {
+fn look(program: &str, reason: &str) -> Result<State> {
+    Ok(match paths::program(program) {
         Some(path) => State::Found(path.display().to_string()),
         None => State::Missing(format!("{program}: {reason}")),
+    })
+}
+
+/// Looks for a program that needs no libraries; another package may have one of the same name.
+fn look_static(program: &str, reason: &str) -> Result<State> {
+    let found = look(program, reason)?;
+    let State::Found(path) = &found else { return Ok(found) };
+    let content = fs::read(path).with_context(|| format!("{path} can't be read"))?;
+    let loader = b"/ld-linux";
+    if content.windows(loader.len()).any(|bytes| bytes == loader) {
+        return Ok(State::Missing(format!("{path} needs libraries, a static one: {reason}")));
     }
+    Ok(found)
 }
 
 fn describes_debian(release: &str) -> bool {
