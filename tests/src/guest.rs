@@ -99,7 +99,7 @@ fn check_cases(directory: &Path) -> Result<()> {
     let report = check(&Table::read(directory)?)?;
     println!("guest: cases {} {}", report.host, report.program);
     let faults = report.faults;
-    ensure!(faults.is_empty(), "{} don't hold:\n{}", faults.len(), faults.join("\n"));
+    ensure!(faults.is_empty(), "{} faults: {}", faults.len(), faults.join("; "));
     Ok(())
 }
 

@@ -141,8 +141,8 @@ fn find(pin: &Pin) -> Result<Option<Kernel>> {
         .trim()
         .to_owned();
     let wanted = format!("{} {}", pin.package, pin.version);
-    let remark = (package != wanted)
-        .then(|| format!("{package}, as {wanted} was not in the archive any more"));
+    let remark =
+        (package != wanted).then(|| format!("{package}, as {wanted} could not be downloaded"));
     Ok(Some(Kernel { series: pin.series, package, tree, remark }))
 }
 
@@ -186,7 +186,7 @@ fn download(pin: &Pin, work: &Path) -> Result<Option<PathBuf>> {
         }
     }
     let Some(package) = newest(&offered(pin)?) else { return Ok(None) };
-    println!("{:<12}{exact} is not in the archive any more: {package} instead", "note");
+    println!("{:<12}{exact} can't be downloaded: {package} instead", "note");
     if apt_download(&package, work)? { downloaded(work) } else { Ok(None) }
 }
 

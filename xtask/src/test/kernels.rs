@@ -123,15 +123,15 @@ fn build() -> Result<PathBuf> {
 fn boot(kernel: &Kernel, program: &Path, cases: &Path) -> Result<Guest> {
     let start = Instant::now();
     let image = kernel_image(&kernel.tree)?;
-    // A name for each run: the target directory may be shared.
-    let file = program.with_file_name(format!("guest-{}-{}", kernel.series, std::process::id()));
-    fs::write(&file, initrd::build(&kernel.tree, program, cases)?)
+    // A build product like others; renamed into place, as another run may be booting the last one.
+    let file = program.with_file_name(format!("guest-{}.initrd", kernel.series));
+    let fresh = file.with_extension(format!("initrd-{}", std::process::id()));
+    fs::write(&fresh, initrd::build(&kernel.tree, program, cases)?)
+        .and_then(|()| fs::rename(&fresh, &file))
         .with_context(|| format!("{} can't be written", file.display()))?;
     let mut console = Console::default();
-    let result = process::run_silent(&mut machine(&image, &file)?, |_, line| console.line(line));
-    fs::remove_file(&file).with_context(|| format!("{} can't be removed", file.display()))?;
+    let status = process::run_silent(&mut machine(&image, &file)?, |_, line| console.line(line))?;
     let mut faults = Vec::new();
-    let status = result?;
     // That a guest ended well is what its last line says: QEMU's status doesn't know.
     if status.code() == Some(LIMIT_REACHED) {
         faults.push(format!("it was ended after {LIMIT} seconds"));
