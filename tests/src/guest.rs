@@ -11,6 +11,7 @@
 //! * `memory KILOBYTES`: what all of the guest uses.
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     fs::{self, File},
     net::{Ipv4Addr, UdpSocket},
@@ -21,10 +22,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use filter_common::egress::Side;
 use filter_user::{
-    compile::{CounterLedger, Host, HostNic, SlotTables, compile},
+    compile::{CounterLedger, Host, HostNic, SlotTables, View, compile},
     kernel::{
-        Attachment, Instance, Role,
+        Attachment, Duty, Following, Instance, LoadedProgram, Role,
         attach::Adoption,
         netlink::{Netlink, Nic},
         object,
@@ -55,25 +57,23 @@ const UNDER_WAY: Duration = Duration::from_secs(5);
 /// How long is listened for a datagram that must not come, after a later one has come.
 const SILENCE: Duration = Duration::from_millis(200);
 
-const GATEWAY_FILE: &str = "[gateway]\ninside = [\"NIC\"]\noutside = []\n";
-const RULES_FILE: &str = "[[rule]]\nname = \"gateway\"\nto = [\"self\"]\nudp = [4000]\n";
+/// The gateway's configuration with its NIC on each side; the other side has one that isn't there.
+const GATEWAY_FILE: &str = "[gateway]\ninside = [\"INSIDE\"]\noutside = [\"OUTSIDE\"]\n";
+const RULES_FILE: &str = "[[rule]]\nname = \"gateway\"\nto = [\"self\"]\nudp = [4000]\n\
+                          [[inbound]]\nname = \"service\"\nfrom = [\"10.9.0.0/24\"]\n\
+                          to = [\"self\"]\nudp = [4000]\n";
 
-/// A program of the object.
-struct Program {
-    name: &'static str,
-    /// Loads it, attaches it, sends frames, and takes it off again.
-    check: fn(&mut Gateway) -> Result<()>,
-}
-
-/// Every program of the object; one that has no row is a fault.
-const PROGRAMS: [Program; 1] = [Program { name: "sluice_inside", check: inside }];
+/// Every program of the object; one that stands not here is a fault. `sluice_clock` runs whenever
+/// others are loaded.
+const PROGRAMS: [&str; 4] = ["sluice_clock", "sluice_egress", "sluice_inside", "sluice_outside"];
 
 /// A gateway with one inside NIC, and the client behind it.
 struct Gateway {
     ground: Ground,
     tables: SlotTables,
+    side: Side,
     nic: NicPins,
-    netlink: Netlink,
+    netlink: RefCell<Netlink>,
     runtime: Runtime,
     allowed: UdpSocket,
     denied: UdpSocket,
@@ -106,24 +106,30 @@ fn check_cases(directory: &Path) -> Result<()> {
 fn check_programs(nic: &str, client: &Path) -> Result<()> {
     object::check_privileges()?;
     let mut gateway = Gateway::new(nic, client)?;
-    let known: BTreeSet<String> = PROGRAMS.iter().map(|program| program.name.to_owned()).collect();
+    let known = BTreeSet::from(PROGRAMS.map(str::to_owned));
     let programs = object::programs(gateway.ground.pins())?;
     ensure!(programs == known, "the object has {programs:?}, checked are {known:?}");
-    for program in PROGRAMS {
-        (program.check)(&mut gateway).context(program.name)?;
+    for side in [Side::Inside, Side::Outside] {
+        attached(&mut gateway, side).with_context(|| format!("{side:?}"))?;
     }
     // The tables of the gateway are still there.
     print_memory()
 }
 
-/// The program of the inside NICs, by a pinned link in native mode.
-fn inside(gateway: &mut Gateway) -> Result<()> {
+/// The programs of a NIC of a side: on what enters by a pinned link in native mode, on what leaves
+/// as the kernel allows it.
+fn attached(gateway: &mut Gateway, side: Side) -> Result<()> {
+    gateway.take(side)?;
+    let duty = Duty { side, following: Following::Flows, mode: XdpMode::Native };
     let pins = gateway.ground.pins();
-    let observing = Instance::load(pins, gateway.nic.index, Role::Observing)?;
-    print_program("sluice_inside,observing", &observing);
+    let observing = Instance::load(pins, gateway.nic.index, side, Role::Observing)?;
+    print_program(&observing.ingress, ",observing");
     let nic = gateway.found()?;
-    let attachment = Attachment::attach(pins, gateway.nic.clone(), nic.index, XdpMode::Native)?;
-    print_program("sluice_inside", &attachment.instance);
+    let attachment = Attachment::attach(pins, gateway.nic.clone(), nic.index, duty)?;
+    print_program(&attachment.instance.ingress, "");
+    if let Some(egress) = &attachment.instance.egress {
+        print_program(egress, if side == Side::Inside { ",inside" } else { "" });
+    }
     gateway.expect_native(&attachment)?;
     gateway.send(Filter::Attached)?;
 
@@ -131,13 +137,15 @@ fn inside(gateway: &mut Gateway) -> Result<()> {
     drop(attachment);
     gateway.send(Filter::Attached).context("after the end of the process that attached it")?;
     let pins = gateway.ground.pins();
-    let attachment = match Attachment::adopt(pins, gateway.nic.clone(), &gateway.found()?)? {
+    let attachment = match Attachment::adopt(pins, gateway.nic.clone(), &gateway.found()?, duty)? {
         Adoption::Adopted(attachment) => attachment,
         Adoption::Stale => bail!("its own pinned link is taken for another's"),
     };
     gateway.expect_native(&attachment)?;
-    gateway.send(Filter::Attached).context("after the program was replaced")?;
-    println!("guest: attached sluice_inside native,link,replaced");
+    gateway.send(Filter::Attached).context("after the programs were replaced")?;
+    println!("guest: attached {} native,link,replaced", attachment.instance.ingress.name);
+    let how = if pins.egress_link(&gateway.nic).exists() { "tcx,link" } else { "clsact,filter" };
+    println!("guest: attached sluice_egress {how},replaced");
 
     drop(attachment);
     gateway.ground.pins().remove_nic(&gateway.nic)?;
@@ -146,12 +154,13 @@ fn inside(gateway: &mut Gateway) -> Result<()> {
         (nic.native_program, nic.generic_program) == (None, None),
         "a program is still attached without its pins: {nic:?}"
     );
-    gateway.send(Filter::Absent).context("after the program was taken off")
+    gateway.send(Filter::Absent).context("after the programs were taken off")
 }
 
-fn print_program(name: &str, instance: &Instance) {
-    let instructions = instance.verified_instructions.map_or("?".to_owned(), |n| n.to_string());
-    println!("guest: program {name} {instructions} {}", instance.load_time.as_millis());
+fn print_program(program: &LoadedProgram, what: &str) {
+    let LoadedProgram { name, load_time, verified_instructions, .. } = program;
+    let instructions = verified_instructions.map_or("?".to_owned(), |n| n.to_string());
+    println!("guest: program {name}{what} {instructions} {}", load_time.as_millis());
 }
 
 fn print_memory() -> Result<()> {
@@ -172,17 +181,16 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let netlink = runtime.block_on(async { Netlink::connect() })?;
         let name = NicName::try_from(nic)?;
-        let mut ground = Ground::new([], &[])?;
-        let tables = tables(&name)?;
-        ground.swap(&tables)?;
+        let ground = Ground::new([], &[])?;
         let listen = |port| -> Result<UdpSocket> {
             UdpSocket::bind((GATEWAY, port)).with_context(|| format!("UDP {GATEWAY}:{port}"))
         };
         Ok(Self {
             ground,
-            tables,
+            tables: SlotTables::default(),
+            side: Side::Inside,
             nic: NicPins { index: 0, name },
-            netlink,
+            netlink: RefCell::new(netlink),
             runtime,
             allowed: listen(ALLOWED)?,
             denied: listen(DENIED)?,
@@ -190,9 +198,16 @@ impl Gateway {
         })
     }
 
+    /// Has its NIC on a side from now on.
+    fn take(&mut self, side: Side) -> Result<()> {
+        self.side = side;
+        self.tables = tables(&self.nic.name, side)?;
+        self.ground.swap(&self.tables)
+    }
+
     /// The NIC, as netlink describes it now.
     fn found(&self) -> Result<Nic> {
-        let mut host = self.runtime.block_on(self.netlink.read())?;
+        let mut host = self.runtime.block_on(self.netlink.borrow_mut().read())?;
         let nic = host.nics.remove(&self.nic.name);
         nic.with_context(|| format!("there is no NIC {}", self.nic.name))
     }
@@ -202,10 +217,12 @@ impl Gateway {
         ensure!(attachment.announcement.is_none(), "{:?}", attachment.announcement);
         let nic = self.found()?;
         ensure!(
-            nic.native_program == Some(attachment.instance.id) && nic.generic_program.is_none(),
+            nic.native_program == Some(attachment.instance.ingress.id)
+                && nic.generic_program.is_none(),
             "program {} is not attached in native mode: {nic:?}",
-            attachment.instance.id
+            attachment.instance.ingress.id
         );
+        ensure!(attachment.follows()?, "what leaves is not followed");
         let link = self.ground.pins().link(&self.nic);
         ensure!(link.exists(), "{} is not pinned", link.display());
         Ok(())
@@ -245,15 +262,20 @@ impl Gateway {
 
     fn counted_to(&self, port: u16) -> Result<u64> {
         let frame = frame(&format!("ip 10.9.0.2 > {GATEWAY} | udp {port}"))?;
-        let verdict = judge(&self.tables, self.nic.index, &frame).verdict;
+        let view = View::new(&self.tables, self.nic.index.into());
+        let verdict = judge(view, self.side, &frame).verdict;
         let counter = verdict.counter(mode(&self.tables));
         Ok(self.ground.maps.counter(self.nic.index, counter)?.packets)
     }
 }
 
 /// The tables of a policy that opens one UDP port of the gateway.
-fn tables(nic: &NicName) -> Result<SlotTables> {
-    let gateway = GATEWAY_FILE.replace("NIC", nic.as_str());
+fn tables(nic: &NicName, side: Side) -> Result<SlotTables> {
+    let (inside, outside) = match side {
+        Side::Inside => (nic.as_str(), "other"),
+        Side::Outside => ("other", nic.as_str()),
+    };
+    let gateway = GATEWAY_FILE.replace("INSIDE", inside).replace("OUTSIDE", outside);
     let files = [
         (Arc::from(load::GATEWAY_FILE), gateway),
         (Arc::from("policy.d/rules.toml"), RULES_FILE.to_owned()),
@@ -262,6 +284,7 @@ fn tables(nic: &NicName) -> Result<SlotTables> {
     let nic = HostNic {
         slot: 0,
         name: nic.clone(),
+        side,
         plausible: vec!["10.9.0.0/24".parse()?],
         elsewhere: Vec::new(),
     };
