@@ -80,6 +80,8 @@ fn judge<F: Frame + ?Sized, T: Tables>(
     if let Payload::Control(reason) = payload {
         return Ok(Verdict::Pass(reason));
     }
+    let payload = payload.forget(frame);
+    let frame = &frame.anew();
     *grant = tables.grant(&headers.destination);
     let grant = *grant;
     if let Some(reason) = always_allowed(headers, payload, grant.is_own())? {
@@ -90,11 +92,9 @@ fn judge<F: Frame + ?Sized, T: Tables>(
     if payload == Payload::Later {
         return later_fragment(tables, workspace);
     }
-    if let Payload::Icmp { offset, end } = payload
-        && icmp_kind(headers) == IcmpKind::Error
-    {
+    if payload == Payload::Icmp && icmp_kind(headers) == IcmpKind::Error {
         let Workspace { headers, quoted, .. } = &mut *workspace;
-        read_quoted(frame, headers, (offset, end), quoted)?;
+        read_quoted(frame, headers, quoted)?;
     }
     let verdict = match policy(tables, workspace, payload, grant, *class) {
         Ok(verdict) => verdict,
@@ -118,7 +118,7 @@ fn policy<T: Tables>(
         return Err(DropReason::NotListed);
     }
     let selector = match payload {
-        Payload::Icmp { .. } if icmp_kind(headers) == IcmpKind::Error => {
+        Payload::Icmp if icmp_kind(headers) == IcmpKind::Error => {
             return icmp_error(tables, headers, &workspace.quoted, grant);
         }
         _ => selector(headers, payload).ok_or(DropReason::IcmpType)?,
@@ -127,7 +127,7 @@ fn policy<T: Tables>(
         permit if permit.is_granted() => Ok(Verdict::Permit(permit)),
         _ => match payload {
             Payload::Tcp | Payload::Udp => Err(DropReason::PortNotAllowed),
-            Payload::Icmp { .. } | Payload::Other | Payload::Control(_) | Payload::Later => {
+            Payload::Icmp | Payload::Other | Payload::Control(_) | Payload::Later => {
                 Err(DropReason::ProtocolNotAllowed)
             }
         },
@@ -140,7 +140,7 @@ pub(crate) fn selector(headers: &Headers, payload: Payload) -> Option<Selector> 
     match payload {
         Payload::Tcp => Some(Selector::tcp(headers.destination_port)),
         Payload::Udp => Some(Selector::udp(headers.destination_port)),
-        Payload::Icmp { .. } => match icmp_kind(headers) {
+        Payload::Icmp => match icmp_kind(headers) {
             IcmpKind::EchoRequest => Some(Selector::ECHO),
             IcmpKind::EchoReply | IcmpKind::Error | IcmpKind::Other => None,
         },
@@ -175,7 +175,7 @@ fn of_flow<F: Frame + ?Sized, T: Tables>(
     let Workspace { headers, key, quoted, .. } = workspace;
     let flags = tables.settings().flags;
     let kind = match payload {
-        Payload::Icmp { .. } => icmp_kind(headers),
+        Payload::Icmp => icmp_kind(headers),
         // A connection that a client opens is the policy's affair alone.
         Payload::Tcp if flow::opens(headers.tcp_flags) => return Err(reason),
         _ => IcmpKind::EchoReply,
@@ -281,10 +281,10 @@ pub(crate) fn quoted_in<F: flow::Flow>(found: &F) -> Result<Verdict, DropReason>
 pub(crate) fn read_quoted<F: Frame + ?Sized>(
     frame: &F,
     headers: &Headers,
-    (offset, end): (u32, u32),
     quoted: &mut Quoted,
 ) -> Result<(), DropReason> {
-    match parse_quoted(frame, offset + 8, end, headers.ip_version, quoted) {
+    let begin = headers.transport.saturating_add(8);
+    match parse_quoted(frame, begin, headers.end, headers.ip_version, quoted) {
         Some(()) if quoted.source == headers.destination => Ok(()),
         Some(()) | None => Err(DropReason::IcmpErrorUnrelated),
     }
@@ -349,7 +349,7 @@ pub(crate) fn link_control(
 ) -> Result<Option<PassReason>, DropReason> {
     let destination = &headers.destination;
     match payload {
-        Payload::Icmp { .. } if headers.ip_version == 6 => match headers.destination_port {
+        Payload::Icmp if headers.ip_version == 6 => match headers.destination_port {
             // Neighbour discovery (RFC 4861, sections 6.1 and 7.1): never forwarded, so the hop
             // limit proves that the sender is on the link.
             133..=137 => {
@@ -384,7 +384,7 @@ pub(crate) fn link_control(
                 Err(DropReason::MisplacedControl)
             }
         }
-        Payload::Icmp { .. }
+        Payload::Icmp
         | Payload::Tcp
         | Payload::Udp
         | Payload::Other

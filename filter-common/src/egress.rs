@@ -45,23 +45,30 @@ pub fn egress<F: Frame + ?Sized, T: Tables>(
     segments: u32,
 ) -> Verdict {
     workspace.headers = Headers::default();
-    let (reason, origin) = match (side, ingress) {
-        (_, Ingress::Own) => (PassReason::Own, Origin::Gateway),
-        (_, Ingress::Inside) | (Side::Inside, Ingress::Foreign) => {
-            (PassReason::Forwarded, Origin::Inside)
-        }
+    let origin = match (side, ingress) {
+        (_, Ingress::Own) => Origin::Gateway,
+        (_, Ingress::Inside) | (Side::Inside, Ingress::Foreign) => Origin::Inside,
         // Its flow was opened where it came in.
         (Side::Inside, Ingress::Outside) => return Verdict::Pass(PassReason::Forwarded),
         (Side::Outside, Ingress::Outside | Ingress::Foreign) => {
             return Verdict::Drop(DropReason::NotFromInside);
         }
     };
+    // Parsing has paths enough without telling these two apart in each.
+    let origin = if frame.forget(origin.code()) == Origin::Gateway.code() {
+        Origin::Gateway
+    } else {
+        Origin::Inside
+    };
     if tables.role() == Role::Enforcing
         && let Ok(payload) = parse(frame, &mut workspace.headers)
     {
         follow(frame, tables, workspace, payload, origin, segments);
     }
-    Verdict::Pass(reason)
+    Verdict::Pass(match origin {
+        Origin::Gateway => PassReason::Own,
+        Origin::Inside | Origin::Inbound | Origin::InboundHost => PassReason::Forwarded,
+    })
 }
 
 #[inline(always)]
@@ -74,6 +81,7 @@ fn follow<F: Frame + ?Sized, T: Tables>(
     segments: u32,
 ) {
     let Workspace { headers, key, record, .. } = workspace;
+    let payload = payload.forget(frame);
     let flags = headers.tcp_flags;
     // The state of a flow that is not known yet; `None` where this packet opens none.
     let opened = match payload {
@@ -82,7 +90,7 @@ fn follow<F: Frame + ?Sized, T: Tables>(
         Payload::Tcp if flags & (tcp::SYN | tcp::RST) != 0 => None,
         // In the middle of a connection that is older than our memory of it.
         Payload::Tcp => Some(FlowState::Established),
-        Payload::Icmp { .. } => match (headers.protocol, headers.destination_port) {
+        Payload::Icmp => match (headers.protocol, headers.destination_port) {
             (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(FlowState::Opening),
             (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => None,
             _ => return,

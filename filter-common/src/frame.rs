@@ -3,6 +3,11 @@
 
 /// Bytes of a frame, from the Ethernet header on.
 pub trait Frame {
+    /// What [`Self::anew`] gives.
+    type Anew<'a>: Frame
+    where
+        Self: 'a;
+
     /// The length of the frame in bytes.
     fn len(&self) -> u32;
 
@@ -22,6 +27,10 @@ pub trait Frame {
         offset
     }
 
+    /// The same frame, of which the verifier has not seen anything yet: paths that differ in how much
+    /// of the frame they have checked come together.
+    fn anew(&self) -> Self::Anew<'_>;
+
     /// The byte at `offset`.
     #[inline(always)]
     fn byte(&self, offset: u32) -> Option<u8> {
@@ -36,7 +45,32 @@ pub trait Frame {
     }
 }
 
+impl Frame for &[u8] {
+    type Anew<'a>
+        = &'a [u8]
+    where
+        Self: 'a;
+
+    fn anew(&self) -> &[u8] {
+        self
+    }
+
+    fn len(&self) -> u32 {
+        Frame::len(*self)
+    }
+
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        Frame::read(*self, offset)
+    }
+}
+
 impl Frame for [u8] {
+    type Anew<'a> = &'a [u8];
+
+    fn anew(&self) -> &[u8] {
+        self
+    }
+
     fn len(&self) -> u32 {
         u32::try_from(<[u8]>::len(self)).unwrap_or(u32::MAX)
     }

@@ -12,7 +12,7 @@ use crate::{
     parse::{Headers, Payload, parse, protocol},
     tables::{Class, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{FlowRecord, Grant, Permit, SlotSettings},
+    wire::{FlowKey, FlowRecord, Grant, Permit, SlotSettings},
 };
 
 /// Judges a frame that entered an outside NIC; the counterpart of
@@ -45,6 +45,8 @@ fn judge<F: Frame + ?Sized, T: Tables>(
     if let Payload::Control(reason) = payload {
         return Ok(Verdict::Pass(reason));
     }
+    let payload = payload.forget(frame);
+    let frame = &frame.anew();
     *grant = tables.grant(&headers.destination);
     let grant = *grant;
     if let Some(reason) = always_allowed(headers, payload, grant.is_own())? {
@@ -56,8 +58,8 @@ fn judge<F: Frame + ?Sized, T: Tables>(
         return later_fragment(tables, workspace);
     }
     let verdict = match payload {
-        Payload::Icmp { offset, end } if icmp_kind(headers) == IcmpKind::Error => {
-            icmp_error(frame, tables, workspace, (offset, end))?
+        Payload::Icmp if icmp_kind(headers) == IcmpKind::Error => {
+            icmp_error(frame, tables, workspace)?
         }
         _ => exchange(frame, tables, workspace, payload, grant, *class)?,
     };
@@ -91,10 +93,9 @@ fn icmp_error<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     tables: &T,
     workspace: &mut Workspace,
-    (offset, end): (u32, u32),
 ) -> Result<Verdict, DropReason> {
     let Workspace { headers, key, quoted, .. } = workspace;
-    read_quoted(frame, headers, (offset, end), quoted)?;
+    read_quoted(frame, headers, quoted)?;
     key.set_quoted(quoted, headers.ip_version, Way::Outgoing);
     match tables.flow(key) {
         Some(found)
@@ -119,31 +120,26 @@ fn exchange<F: Frame + ?Sized, T: Tables>(
 ) -> Result<Verdict, DropReason> {
     let Workspace { headers, key, .. } = &mut *workspace;
     key.set(headers, Way::Incoming);
-    let live = match tables.flow(key) {
-        Some(found) if found.is_live(tables.clock(), headers.protocol) => Some(found),
-        Some(_) | None => None,
-    };
-    let opened_outside = match live {
-        Some(found) if found.origin().is_local() => {
-            match reply(frame, tables, headers, &found) {
-                Ok(verdict) => return Ok(verdict),
+    if let Some(found) = tables.flow(key)
+        && found.origin().is_local()
+        && found.is_live(tables.clock(), headers.protocol)
+    {
+        match reply(frame, tables, headers, &found) {
+            Ok(verdict) => return Ok(verdict),
+            Err(reason) => {
+                let over =
+                    matches!(found.state(), FlowState::Closed | FlowState::Reset | FlowState::Cut);
                 // The remote end may use its ports again once the flow is over.
-                Err(reason) => match found.state() {
-                    FlowState::Closed | FlowState::Reset | FlowState::Cut
-                        if payload == Payload::Tcp && flow::opens(headers.tcp_flags) =>
-                    {
-                        None
-                    }
-                    _ => return Err(reason),
-                },
+                if !over || payload != Payload::Tcp || !flow::opens(headers.tcp_flags) {
+                    return Err(reason);
+                }
             }
         }
-        other => other,
-    };
-    service(frame, tables, workspace, payload, (grant, class), opened_outside)
+    }
+    service(frame, tables, workspace, payload, (grant, class))
 }
 
-/// A packet to a service: `found` is the live flow that was opened from outside, if there is one.
+/// A packet to a service, of a flow that was opened from outside, or that opens one.
 #[inline(always)]
 fn service<F: Frame + ?Sized, T: Tables>(
     frame: &F,
@@ -151,7 +147,6 @@ fn service<F: Frame + ?Sized, T: Tables>(
     workspace: &mut Workspace,
     payload: Payload,
     (grant, class): (Grant, Class),
-    found: Option<T::Flow>,
 ) -> Result<Verdict, DropReason> {
     let Workspace { headers, key, record, .. } = &mut *workspace;
     let permit = match selector(headers, payload) {
@@ -162,41 +157,50 @@ fn service<F: Frame + ?Sized, T: Tables>(
         _ => Permit::DENIED,
     };
     let (protocol, flags) = (headers.protocol, headers.tcp_flags);
-    let state = match &found {
-        Some(found) => flow::incoming(found.state(), found.origin(), protocol, flags),
-        None => Err(DropReason::TcpState),
-    };
-    if !permit.is_granted() {
-        let Some(found) = found else { return Err(DropReason::Unsolicited) };
-        let state = state?;
-        let keeps = tables.settings().flags & SlotSettings::KEEP != 0;
-        if keeps && tables.is_kept(key) {
-            advance(frame, tables, &found, state);
-            return Ok(Verdict::Pass(PassReason::KeptFlow));
-        }
-        return Err(DropReason::Unsolicited);
-    }
-    let begins = protocol != protocol::TCP || flow::opens(flags);
-    let state = match (found, state) {
-        (Some(found), Ok(state)) => {
-            advance(frame, tables, &found, state);
+    let state = match tables.flow(key) {
+        Some(found) if !found.origin().is_local() && found.is_live(tables.clock(), protocol) => {
+            let state = flow::incoming(found.state(), found.origin(), protocol, flags);
+            if let Ok(state) = state
+                && (permit.is_granted() || keeps(tables, key))
+            {
+                advance(frame, tables, &found, state);
+                if !permit.is_granted() {
+                    return Ok(Verdict::Pass(PassReason::KeptFlow));
+                }
+            }
             state
         }
-        (_, _) if begins => {
+        Some(_) | None => Err(DropReason::TcpState),
+    };
+    if !permit.is_granted() {
+        return Err(match state {
+            Err(DropReason::FlowCut) => DropReason::FlowCut,
+            Ok(_) | Err(_) => DropReason::Unsolicited,
+        });
+    }
+    let state = match state {
+        Ok(state) => state,
+        Err(reason) => {
+            if protocol == protocol::TCP && !flow::opens(flags) {
+                // The gateway's own services know their connections themselves; what goes on to
+                // others must have been opened in sight.
+                return if grant.is_own() { Ok(Verdict::Permit(permit)) } else { Err(reason) };
+            }
             let load = Load { packets: 1, bytes: frame.len() };
             *record = FlowRecord::open(tables.clock(), FlowState::Opening, Origin::Inbound);
             record.count(Way::Incoming, load);
             tables.open_flow(key, record);
             FlowState::Established
         }
-        // The gateway's own services know their connections themselves; what goes on to others
-        // must have been opened in sight.
-        (_, Err(_)) if grant.is_own() => return Ok(Verdict::Permit(permit)),
-        (_, Err(reason)) => return Err(reason),
-        (None, Ok(_)) => return Err(DropReason::TcpState),
     };
     open_for_host(tables, workspace, permit, state);
     Ok(Verdict::Permit(permit))
+}
+
+/// Whether a flow is kept that no rule offers a service to.
+#[inline(always)]
+fn keeps<T: Tables>(tables: &T, key: &FlowKey) -> bool {
+    tables.settings().flags & SlotSettings::KEEP != 0 && tables.is_kept(key)
 }
 
 /// Behind destination NAT, the host's answers don't show the address that was asked: they are told

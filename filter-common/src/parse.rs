@@ -113,13 +113,8 @@ pub enum Payload {
     Tcp,
     /// UDP, with the ports in [`Headers`].
     Udp,
-    /// ICMP or ICMPv6, with the type in [`Headers`], and where it stands.
-    Icmp {
-        /// Where its header begins, in bytes from the start of the frame.
-        offset: u32,
-        /// Where the packet ends. What follows in the frame is padding, which no receiver sees.
-        end: u32,
-    },
+    /// ICMP or ICMPv6, with the type in [`Headers`].
+    Icmp,
     /// Another IP protocol.
     Other,
     /// A later fragment, whose transport header stands in the first one.
@@ -173,6 +168,32 @@ struct IpPacket {
     fragment: Fragment,
     /// The fragment's offset in the packet, in bytes; 0 but in later ones.
     fragment_offset: u32,
+}
+
+// === impl Payload ===
+
+impl Payload {
+    /// The same payload, of which the verifier doesn't know how it was found out.
+    #[inline(always)]
+    #[must_use]
+    pub fn forget<F: Frame + ?Sized>(self, frame: &F) -> Self {
+        let code = match self {
+            // It is dealt with where it is found.
+            Self::Control(_) => return self,
+            Self::Tcp => 1,
+            Self::Udp => 2,
+            Self::Icmp => 3,
+            Self::Other => 4,
+            Self::Later => 5,
+        };
+        match frame.forget(code) {
+            1 => Self::Tcp,
+            2 => Self::Udp,
+            3 => Self::Icmp,
+            4 => Self::Other,
+            _ => Self::Later,
+        }
+    }
 }
 
 // === impl Headers ===
@@ -611,7 +632,7 @@ fn parse_transport<F: Frame + ?Sized>(
             {
                 return Err(DropReason::MisplacedControl);
             }
-            Ok(Payload::Icmp { offset, end })
+            Ok(Payload::Icmp)
         }
         _ => Ok(Payload::Other),
     }

@@ -7,22 +7,15 @@ use filter_common::{
     frame::Frame,
     parse::Headers,
     tables::Mode,
-    verdict::Verdict,
     wire::{EVENT_WINDOW_SHIFT, EVENTS_PER_WINDOW, Event},
 };
 
 use crate::maps::{EVENT_WINDOW, EVENTS};
 
-/// Sends a sample of a dropped packet, unless this CPU has sent enough of them lately.
+/// Sends a sample of a packet that is dropped for the reason with a code, unless this CPU has sent
+/// enough of them lately.
 #[inline(always)]
-pub(crate) fn sample<F: Frame>(
-    nic: u32,
-    frame: &F,
-    headers: &Headers,
-    verdict: Verdict,
-    mode: Mode,
-) {
-    let Verdict::Drop(reason) = verdict else { return };
+pub(crate) fn sample<F: Frame>(nic: u32, frame: &F, headers: &Headers, reason: u8, mode: Mode) {
     // Indexes of NICs are far below 256.
     let [nic, ..] = nic.to_le_bytes();
     let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else { return };
@@ -53,7 +46,7 @@ pub(crate) fn sample<F: Frame>(
         ethertype: headers.ethertype,
         ip_version: headers.ip_version,
         protocol: headers.protocol,
-        reason: reason.code(),
+        reason,
         nic,
         audited: match mode {
             Mode::Enforce => 0,

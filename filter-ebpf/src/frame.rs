@@ -17,27 +17,36 @@ const HEADROOM: u32 = 256;
 
 /// A frame in a program's context: its first buffer can be read, its length is that of all
 /// buffers.
-pub(crate) struct PacketFrame {
+pub(crate) struct PacketFrame<'a> {
+    packet: Packet<'a>,
     start: usize,
     end: usize,
     length: u32,
     cell: *mut u32,
 }
 
-impl PacketFrame {
+/// The packet of a program's context.
+#[derive(Clone, Copy)]
+enum Packet<'a> {
+    Entering(&'a XdpContext),
+    Leaving(&'a TcContext),
+}
+
+impl<'a> PacketFrame<'a> {
     /// The frame of a context. `cell` lies in a map and belongs to the packet: what the verifier
     /// reads there is any value to it.
     #[inline(always)]
-    pub(crate) fn of_xdp(context: &XdpContext, cell: *mut u32) -> Self {
+    pub(crate) fn of_xdp(context: &'a XdpContext, cell: *mut u32) -> Self {
         // SAFETY: the context is the one that the kernel gave the program.
         let length = unsafe { bpf_xdp_get_buff_len(context.ctx) };
         let length = u32::try_from(length).unwrap_or(u32::MAX);
-        Self { start: context.data(), end: context.data_end(), length, cell }
+        let packet = Packet::Entering(context);
+        Self { packet, start: context.data(), end: context.data_end(), length, cell }
     }
 
     /// The frame of a packet that leaves.
     #[inline(always)]
-    pub(crate) fn of_tc(context: &TcContext, cell: *mut u32) -> Self {
+    pub(crate) fn of_tc(context: &'a TcContext, cell: *mut u32) -> Self {
         let length = context.len();
         let wanted = if length < HEADROOM { length } else { HEADROOM };
         let linear = context.data_end().saturating_sub(context.data());
@@ -45,11 +54,26 @@ impl PacketFrame {
             // What can't be brought together can't be read, which the parser knows how to deal with.
             let _scattered = context.pull_data(wanted);
         }
-        Self { start: context.data(), end: context.data_end(), length, cell }
+        let packet = Packet::Leaving(context);
+        Self { packet, start: context.data(), end: context.data_end(), length, cell }
     }
 }
 
-impl Frame for PacketFrame {
+impl Frame for PacketFrame<'_> {
+    type Anew<'b>
+        = PacketFrame<'b>
+    where
+        Self: 'b;
+
+    #[inline(always)]
+    fn anew(&self) -> PacketFrame<'_> {
+        let (start, end) = match self.packet {
+            Packet::Entering(context) => (context.data(), context.data_end()),
+            Packet::Leaving(context) => (context.data(), context.data_end()),
+        };
+        PacketFrame { packet: self.packet, start, end, length: self.length, cell: self.cell }
+    }
+
     #[inline(always)]
     fn len(&self) -> u32 {
         self.length

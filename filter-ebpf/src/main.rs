@@ -23,7 +23,9 @@ use filter_common::{
     egress::{Ingress, Side, egress},
     frame::Frame as _,
     outside::decide_outside,
+    parse::Headers,
     tables::{Mode, Role},
+    verdict::Verdict,
     wire::{COUNTERS_PER_NIC, MAX_NICS, interface},
 };
 
@@ -90,10 +92,7 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
     let mode = slot.mode();
     match role {
         Role::Observing => observe(&slot, &decision, mode),
-        Role::Enforcing => {
-            count(nic, decision.verdict.counter(mode), frame.len());
-            events::sample(nic, &frame, &workspace.headers, decision.verdict, mode);
-        }
+        Role::Enforcing => record(nic, &frame, &workspace.headers, decision.verdict, mode),
     }
     if decision.verdict.passes(mode) { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
 }
@@ -120,8 +119,7 @@ fn sluice_egress(context: TcContext) -> i32 {
     let workspace = &mut scratch.workspace;
     let verdict = egress(&frame, &slot, workspace, side, ingress_of(from), segments);
     let mode = slot.mode();
-    count(nic, verdict.counter(mode), frame.len());
-    events::sample(nic, &frame, &workspace.headers, verdict, mode);
+    record(nic, &frame, &workspace.headers, verdict, mode);
     if verdict.passes(mode) { TC_NEXT } else { TC_ACT_SHOT }
 }
 
@@ -158,6 +156,22 @@ fn ingress_of(from: u32) -> Ingress {
         Some(interface::INSIDE) => Ingress::Inside,
         Some(interface::OUTSIDE) => Ingress::Outside,
         Some(_) | None => Ingress::Foreign,
+    }
+}
+
+/// Counts a packet, and sends a sample of it if it is dropped.
+#[inline(always)]
+fn record(nic: u32, frame: &PacketFrame<'_>, headers: &Headers, verdict: Verdict, mode: Mode) {
+    // Without what led to them, all verdicts are one to the verifier.
+    let counter = frame.forget(verdict.counter(mode));
+    let dropped = frame.forget(match verdict {
+        Verdict::Drop(reason) => u32::from(reason.code()),
+        Verdict::Permit(_) | Verdict::Pass(_) => 0,
+    });
+    count(nic, counter, frame.len());
+    let [reason, ..] = dropped.to_le_bytes();
+    if reason != 0 {
+        events::sample(nic, frame, headers, reason, mode);
     }
 }
 

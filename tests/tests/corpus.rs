@@ -265,6 +265,15 @@ impl Loaded {
 // === impl Beginning ===
 
 impl Frame for Beginning<'_> {
+    type Anew<'b>
+        = Beginning<'b>
+    where
+        Self: 'b;
+
+    fn anew(&self) -> Beginning<'_> {
+        Beginning(self.0)
+    }
+
     fn len(&self) -> u32 {
         Frame::len(self.0)
     }

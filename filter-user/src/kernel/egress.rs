@@ -79,10 +79,12 @@ fn attach_filter(nic: &NicPins, instance: &mut Instance) -> Result<()> {
     // Replacing comes first: a filter that is there is never taken off.
     let id = match program.attach_to_link(filter(nic)?) {
         Ok(id) => id,
-        Err(_) => {
+        Err(absent) => {
             let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
             let options = TcAttachOptions::Netlink(options);
-            program.attach_with_options(name, TcAttachType::Egress, options)?
+            program
+                .attach_with_options(name, TcAttachType::Egress, options)
+                .with_context(|| format!("no filter can be replaced ({absent:#}), nor added"))?
         }
     };
     // A link of this kind takes the filter off when it is dropped.
