@@ -4,6 +4,7 @@
 //! Enforcement is the kernel's; the daemon keeps it current. It may be killed at any moment, and
 //! the next one adopts what it finds.
 
+mod absence;
 pub mod nics;
 mod pace;
 mod replies;
@@ -28,6 +29,7 @@ use tokio::{
 };
 
 use self::{
+    absence::{Absences, News},
     nics::Attached,
     pace::{Pace, Reading},
     state::{Saved, StateDirectory},
@@ -96,6 +98,8 @@ struct Daemon {
     tables_error: Option<String>,
     /// Why a NIC has no program, if so. It is tried again.
     nic_errors: BTreeMap<NicName, String>,
+    /// The NICs that are not there.
+    absences: Absences,
     nics: Vec<NicPins>,
     host_state: HostState,
     host: Host,
@@ -237,6 +241,7 @@ impl Daemon {
             config_error: None,
             tables_error: None,
             nic_errors: BTreeMap::new(),
+            absences: Absences::default(),
             host: nics::host(&nics, &policy.gateway, &host_state),
             nics,
             host_state,
@@ -457,6 +462,8 @@ impl Daemon {
         for note in self.not_enforced() {
             tracing::warn!("not enforced: {note}");
         }
+        let at_start = self.host_state.clone();
+        self.follow_absences(&at_start);
         tracing::info!(generation = self.slots.generation(), "ready: the policy is in force");
 
         loop {
@@ -623,8 +630,7 @@ impl Daemon {
 
     /// What is done every few seconds.
     async fn try_again(&mut self) {
-        // Word comes of a NIC that is away; one that is there and has no filter is tried again.
-        if self.nic_errors.keys().any(|name| self.host_state.nics.contains_key(name)) {
+        if !self.nic_errors.is_empty() {
             self.read_host().await;
         }
         if self.tables_error.is_some() {
@@ -638,7 +644,8 @@ impl Daemon {
 
     /// Follows the gateway's NICs, addresses and routes.
     async fn follow_host(&mut self, state: HostState) {
-        self.host_state = state;
+        let before = std::mem::replace(&mut self.host_state, state);
+        self.follow_absences(&before);
         self.attach_again().await;
         self.follow_interfaces();
         let host = nics::host(&self.nics, &self.policy.gateway, &self.host_state);
@@ -652,16 +659,31 @@ impl Daemon {
         self.tables_updated(result);
     }
 
+    fn follow_absences(&mut self, before: &HostState) {
+        let gateway = &self.policy.gateway;
+        let news = self.absences.follow(gateway, before, &self.host_state, SystemTime::now());
+        for news in news {
+            match news {
+                News::Gone(text) => tracing::warn!("{text}"),
+                News::Back(text) => tracing::info!("{text}"),
+            }
+        }
+    }
+
     /// A NIC that was made anew, or that somebody took the program off, would pass everything.
     async fn attach_again(&mut self) {
-        let bare: Vec<NicPins> =
-            self.nics.iter().filter(|nic| !self.has_program(nic)).cloned().collect();
+        let is_there = |nic: &&NicPins| self.host_state.nics.contains_key(&nic.name);
+        let bare: Vec<NicPins> = self
+            .nics
+            .iter()
+            .filter(is_there)
+            .filter(|nic| !self.has_program(nic))
+            .cloned()
+            .collect();
+        // What went away, or has its program back under its old name, is no failure any more.
+        self.nic_errors.retain(|name, _| bare.iter().any(|nic| nic.name == *name));
         for nic in &bare {
-            let result = match self.host_state.nics.get(&nic.name) {
-                None => Err(anyhow!("{}: the NIC is gone", nic.name)),
-                Some(_) => self.attach(std::slice::from_ref(nic)),
-            };
-            match result {
+            match self.attach(std::slice::from_ref(nic)) {
                 Ok(attached) => {
                     self.attachments.retain(|old| old.nic != *nic);
                     self.attachments.extend(attached.attachments);
@@ -683,8 +705,6 @@ impl Daemon {
                 Err(error) => tracing::error!("{error:#}"),
             }
         }
-        let nics = &self.nics;
-        self.nic_errors.retain(|name, _| nics.iter().any(|nic| nic.name == *name));
     }
 
     /// Reads the configuration again and puts it in force, or says why not and changes nothing.
@@ -731,7 +751,10 @@ impl Daemon {
             tracing::error!("{error:#}");
         }
         match self.netlink.read().await {
-            Ok(state) => self.host_state = state,
+            Ok(state) => {
+                let before = std::mem::replace(&mut self.host_state, state);
+                self.follow_absences(&before);
+            }
             Err(error) => tracing::error!("{error:#}"),
         }
         self.names_saving = Saving::Due;
@@ -828,7 +851,8 @@ impl Daemon {
 
     /// What is wrong now and is tried again.
     fn problems(&self) -> Vec<String> {
-        self.nic_errors.values().chain(&self.tables_error).cloned().collect()
+        let errors = self.nic_errors.values().chain(&self.tables_error).cloned();
+        self.absences.problems().chain(errors).collect()
     }
 
     fn not_enforced(&self) -> Vec<String> {

@@ -53,7 +53,10 @@ fn describe(status: &Status) -> String {
     for nic in &status.nics {
         nics.row(vec![
             nic.name.clone(),
-            nic.attached.clone(),
+            match nic.gone_for_s {
+                Some(seconds) => format!("{} for {}", nic.attached, duration(seconds)),
+                None => nic.attached.clone(),
+            },
             packets(nic.passed),
             packets(nic.dropped),
             match nic.verified_instructions {

@@ -108,6 +108,8 @@ pub struct NicStatus {
     pub name: String,
     /// `native`, `generic`, or `gone`.
     pub attached: String,
+    /// Seconds since the NIC went away; `null` while it is there.
+    pub gone_for_s: Option<u64>,
     /// The kernel's id of the program.
     pub program_id: u32,
     /// Instructions that the verifier processed.

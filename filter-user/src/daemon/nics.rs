@@ -18,15 +18,18 @@ use crate::{
     policy::{Gateway, NicName, Policy},
 };
 
-/// Checks that every NIC of the policy is there and can be filtered.
+/// Checks that every NIC of the policy can be filtered, and that the inside ones are there. An
+/// outside one may come later, as a dialled line does; that it is missing is a problem and is shown.
 ///
 /// # Errors
 ///
 /// All that are not, in one message.
 pub fn check(policy: &Policy, host: &HostState) -> Result<()> {
     let mut problems = Vec::new();
-    for nic in policy.gateway.inside.iter().chain(&policy.gateway.outside) {
+    let gateway = &policy.gateway;
+    for nic in gateway.inside.iter().chain(&gateway.outside) {
         match host.nics.get(nic) {
+            None if gateway.outside.contains(nic) => {}
             None => {
                 let known: Vec<&str> = host.nics.keys().map(NicName::as_str).collect();
                 problems.push(format!(
@@ -266,11 +269,16 @@ pub fn attached_mode(attachment: &Attachment, host: &HostState) -> Option<Attach
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{kernel::netlink::Nic, policy::load};
 
-    fn nic(index: u32, lower: Option<u32>, controller: Option<u32>) -> Nic {
+    /// An Ethernet NIC that is up and stands alone.
+    pub(in crate::daemon) fn nic(index: u32) -> Nic {
+        stacked(index, None, None)
+    }
+
+    fn stacked(index: u32, lower: Option<u32>, controller: Option<u32>) -> Nic {
         Nic {
             index,
             layer: LinkLayer::Ethernet,
@@ -298,11 +306,11 @@ mod tests {
     fn what_stands_on_a_nic_is_behind_it() {
         let mut state = HostState::default();
         for (name, found) in [
-            ("eth1", nic(1, None, Some(3))),
-            ("eth1.10", nic(2, Some(1), None)),
-            ("br0", nic(3, None, None)),
-            ("br0.20", nic(4, Some(3), None)),
-            ("eth2", nic(5, None, None)),
+            ("eth1", stacked(1, None, Some(3))),
+            ("eth1.10", stacked(2, Some(1), None)),
+            ("br0", nic(3)),
+            ("br0.20", stacked(4, Some(3), None)),
+            ("eth2", nic(5)),
         ] {
             state.nics.insert(NicName::try_from(name).unwrap(), found);
         }

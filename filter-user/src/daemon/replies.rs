@@ -125,6 +125,10 @@ impl Daemon {
         NicStatus {
             name: nic.name.to_string(),
             attached: mode.map_or("gone", mode_name).to_owned(),
+            gone_for_s: self
+                .absences
+                .gone_for(&nic.name, SystemTime::now())
+                .map(|time| time.as_secs()),
             program_id: attachment.map_or(0, |attachment| attachment.instance.ingress.id),
             verified_instructions: attachment
                 .and_then(|attachment| attachment.instance.ingress.verified_instructions),

@@ -35,21 +35,88 @@ fn a_nic_that_is_made_anew_is_filtered_again() {
     assert!(has_program(&lab.gateway, "lan0"));
 
     ip(&lab.gateway, "link del lan0");
-    wait_until("the loss is noticed", NOTICED, || {
+    wait_until("the loss is noticed", PROMPT, || {
         let status = ask(&gateway, &["status"]);
-        Ok(status["ready"] == false && status["problems"].to_string().contains("lan0"))
+        let problems = status["problems"].to_string();
+        Ok(status["ready"] == false && problems.contains("the inside NIC lan0 is gone since 20"))
     })
     .unwrap();
+    let status = gateway.text(&["status"]).unwrap();
+    assert!(status.contains("gone for "), "{status}");
+    assert!(status.contains("problem: the inside NIC lan0 is gone since "), "{status}");
 
     ip(&lab.gateway, "link add lan0 type veth peer name far0");
     ip(&lab.gateway, "link set lan0 up");
+    let start = Instant::now();
     wait_until("the filter is back", NOTICED, || Ok(has_program(&lab.gateway, "lan0"))).unwrap();
-    wait_until("all is well", NOTICED, || {
-        let status = ask(&gateway, &["status"]);
-        Ok(status["ready"] == true && status["nics"][0]["attached"] == "native")
+    let took = start.elapsed();
+    println!("a NIC made anew was filtered after {} ms", took.as_millis());
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    check_well(&gateway);
+    for told in
+        ["the inside NIC lan0 is gone since", "the inside NIC lan0 is back", "attached again"]
+    {
+        assert!(gateway.log().contains(told), "{told}: {}", gateway.log());
+    }
+}
+
+#[test]
+fn a_nic_that_is_away_for_a_while_keeps_its_filter() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let mut gateway = Gateway::new(&lab, &configuration()).unwrap();
+    gateway.start().unwrap();
+    let gone = |text: &str| {
+        wait_until("the loss is noticed", NOTICED, || {
+            Ok(ask(&gateway, &["status"])["problems"].to_string().contains(text))
+        })
+        .unwrap();
+    };
+
+    ip(&lab.gateway, "link set lan0 down");
+    ip(&lab.gateway, "link set lan0 name old0");
+    gone("renamed to old0");
+    assert!(has_program(&lab.gateway, "old0"));
+    ip(&lab.gateway, "link set old0 name lan0");
+    check_well(&gateway);
+    assert!(has_program(&lab.gateway, "lan0"));
+
+    let client = lab.client.name();
+    ip(&lab.gateway, &format!("link set lan0 netns {client}"));
+    gone("lan0 is gone since");
+    let back = lab.gateway.name();
+    ip(&lab.client, &format!("link set lan0 netns {back}"));
+    ip(&lab.gateway, "link set lan0 up");
+    check_well(&gateway);
+    assert!(has_program(&lab.gateway, "lan0"));
+    assert_eq!(gateway.log().matches("the inside NIC lan0 is back").count(), 2);
+}
+
+#[test]
+fn a_missing_outside_nic_is_a_problem_and_no_end() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let _listeners = Listeners::start(&lab.internet, [443], []).unwrap();
+    let two = GATEWAY.replace("[\"wan0\"]", "[\"wan0\", \"wan9\"]");
+    let configuration = Configuration::new(two).policy("test", crate::support::POLICY);
+    let mut gateway = Gateway::new(&lab, &configuration).unwrap();
+    gateway.start().unwrap();
+    check_tcp(&lab.client, "20.190.130.1:443", Outcome::Answered);
+    let problems = || ask(&gateway, &["status"])["problems"].to_string();
+    assert!(problems().contains("the outside NIC wan9 is gone since"), "{}", problems());
+    assert!(!problems().contains("wan0"), "{}", problems());
+
+    ip(&lab.gateway, "link add wan9 type veth peer name far9");
+    wait_until("it is there", NOTICED, || Ok(problems() == "[]")).unwrap();
+    ip(&lab.gateway, "link del wan0");
+    ip(&lab.gateway, "link del wan9");
+    wait_until("both are missed", NOTICED, || {
+        Ok(problems().contains("NIC wan0 is gone") && problems().contains("NIC wan9 is gone"))
     })
     .unwrap();
-    assert!(gateway.log().contains("attached again"), "{}", gateway.log());
+    assert!(has_program(&lab.gateway, "lan0"));
+    gateway.text(&["reload"]).unwrap();
+    gateway.stop().unwrap();
 }
 
 #[test]
@@ -177,6 +244,17 @@ fn changes_of_addresses_and_routes_are_in_the_tables_within_a_second() {
     wait_until("the storm is over", NOTICED, || Ok(reason(last) == "not-listed")).unwrap();
     println!("the last of 4000 addresses was in the tables after {:?}", start.elapsed());
     assert_eq!(ask(&gateway, &["status"])["problems"], serde_json::json!([]));
+}
+
+/// Waits until every NIC is filtered and nothing is wrong.
+#[track_caller]
+fn check_well(gateway: &Gateway<'_>) {
+    wait_until("all is well", NOTICED, || {
+        let status = ask(gateway, &["status"]);
+        let well = status["ready"] == true && status["problems"] == serde_json::json!([]);
+        Ok(well && status["nics"][0]["attached"] == "native")
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", gateway.log()));
 }
 
 fn ip(namespace: &Namespace, arguments: &str) {
