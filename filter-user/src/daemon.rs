@@ -50,6 +50,7 @@ use crate::{
         maps::Provenance,
         netlink::{HostState, Netlink},
         object::check_privileges,
+        offload::{self, Tags},
         pins::NicPins,
         watch,
     },
@@ -98,6 +99,8 @@ struct Daemon {
     tables_error: Option<String>,
     /// Why a NIC has no program, if so. It is tried again.
     nic_errors: BTreeMap<NicName, String>,
+    /// Where the NICs' VLAN tags are.
+    tags: BTreeMap<NicName, Tags>,
     /// The NICs that are not there.
     absences: Absences,
     nics: Vec<NicPins>,
@@ -182,6 +185,7 @@ pub async fn run(options: Options) -> Result<()> {
         Err((pins, error)) => return Err(abandon(pins, fresh, error)),
     };
     if let Err(error) = daemon.start().await {
+        nics::restore_tags(&daemon.tags);
         return Err(abandon(daemon.pins, fresh, error));
     }
     daemon.serve(server, events, changes, signals).await
@@ -241,6 +245,7 @@ impl Daemon {
             config_error: None,
             tables_error: None,
             nic_errors: BTreeMap::new(),
+            tags: BTreeMap::new(),
             absences: Absences::default(),
             host: nics::host(&nics, &policy.gateway, &host_state),
             nics,
@@ -286,6 +291,8 @@ impl Daemon {
 
     /// Puts the policy in force and the programs on the NICs.
     async fn start(&mut self) -> Result<()> {
+        self.tags = nics::keep_tags(&self.policy, &self.nics)?;
+        tell_of_tags(&self.tags);
         let adopting = self.slots.generation() > 0;
         self.follow_interfaces();
         if adopting {
@@ -646,6 +653,7 @@ impl Daemon {
     async fn follow_host(&mut self, state: HostState) {
         let before = std::mem::replace(&mut self.host_state, state);
         self.follow_absences(&before);
+        self.follow_tags();
         self.attach_again().await;
         self.follow_interfaces();
         let host = nics::host(&self.nics, &self.policy.gateway, &self.host_state);
@@ -668,6 +676,14 @@ impl Daemon {
                 News::Back(text) => tracing::info!("{text}"),
             }
         }
+    }
+
+    /// A NIC that was made anew takes tags off again, and anybody may switch that on.
+    fn follow_tags(&mut self) {
+        let is_there = |nic: &&NicPins| self.host_state.nics.contains_key(&nic.name);
+        let nics = self.nics.iter().filter(is_there);
+        self.tags = nics.map(|nic| (nic.name.clone(), offload::keep_tags(&nic.name))).collect();
+        tell_of_tags(&self.tags);
     }
 
     /// A NIC that was made anew, or that somebody took the program off, would pass everything.
@@ -727,6 +743,7 @@ impl Daemon {
         nics::check(&loaded.policy, &self.host_state).context(kept)?;
         let numbered = nics::number(&loaded.policy, &self.pins)?;
         let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
+        let tags = nics::keep_tags(&loaded.policy, &numbered).context(kept)?;
 
         // New names are looked up before tables without their addresses take the place of others.
         let mut names = self.names.clone();
@@ -745,8 +762,11 @@ impl Daemon {
         if let Err(error) = self.put_policy_in_force(loaded, numbered, host) {
             self.names = names;
             self.resolver = resolver;
+            nics::restore_tags(&tags);
             return Err(error.context(kept));
         }
+        tell_of_tags(&tags);
+        self.tags = tags;
         if let Err(error) = self.remove_unused_nics() {
             tracing::error!("{error:#}");
         }
@@ -832,18 +852,31 @@ impl Daemon {
         for attachment in &self.attachments {
             let nic = &attachment.nic.name;
             match (wanted, nics::attached_mode(attachment, &self.host_state)) {
-                (XdpMode::Auto, Some(AttachedMode::Generic)) => warnings.push(format!(
-                    "the filter is attached to {nic} in generic mode, which is slower, and counts \
-                     what the network stack put together as single packets"
-                )),
+                (XdpMode::Auto | XdpMode::Generic, Some(AttachedMode::Generic)) => {
+                    warnings.push(format!(
+                        "the filter is attached to {nic} in generic mode, which is slower; its \
+                         counters count what it sees, and the network stack puts packets together \
+                         before that (GRO), up to 64 KiB in one"
+                    ));
+                }
                 (XdpMode::Native, Some(AttachedMode::Generic))
                 | (XdpMode::Generic, Some(AttachedMode::Native)) => warnings.push(format!(
                     "the filter is attached to {nic} in another mode than xdp_mode asks for, as it \
                      was there before; `sluice detach` and a new start change that, with a gap"
                 )),
-                (_, None)
-                | (XdpMode::Auto | XdpMode::Native, Some(AttachedMode::Native))
-                | (XdpMode::Generic, Some(AttachedMode::Generic)) => {}
+                (_, None) | (XdpMode::Auto | XdpMode::Native, Some(AttachedMode::Native)) => {}
+            }
+        }
+        if self.policy.sources.iter().all(|group| group.vlan.is_empty()) {
+            for (nic, tags) in &self.tags {
+                match tags {
+                    Tags::TakenOff(why) => warnings.push(format!(
+                        "{nic} takes VLAN tags off before the filter sees the frame, and that can't \
+                         be switched off ({why}); tagged frames are judged as if they had no tag, \
+                         and groups with vlan would be refused"
+                    )),
+                    Tags::InFrame | Tags::SwitchedOff(_) => {}
+                }
             }
         }
         warnings
@@ -852,7 +885,8 @@ impl Daemon {
     /// What is wrong now and is tried again.
     fn problems(&self) -> Vec<String> {
         let errors = self.nic_errors.values().chain(&self.tables_error).cloned();
-        self.absences.problems().chain(errors).collect()
+        let hidden = nics::hidden_tags(&self.policy, &self.tags);
+        self.absences.problems().chain(errors).chain(hidden).collect()
     }
 
     fn not_enforced(&self) -> Vec<String> {
@@ -880,6 +914,20 @@ impl Daemon {
         let drop = self.describe(sample);
         if self.drops.send(drop).is_err() {
             self.drops_missed += 1;
+        }
+    }
+}
+
+/// What was changed on NICs is told; it stays so when the daemon ends, as the filter does.
+fn tell_of_tags(tags: &BTreeMap<NicName, Tags>) {
+    for (nic, tags) in tags {
+        match tags {
+            Tags::SwitchedOff(features) => tracing::warn!(
+                %nic,
+                "{} switched off, so that the filter sees VLAN tags",
+                features.join(" and ")
+            ),
+            Tags::InFrame | Tags::TakenOff(_) => {}
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod events;
 pub mod maps;
 pub mod netlink;
 pub mod object;
+pub mod offload;
 pub mod pins;
 pub mod question;
 pub mod watch;

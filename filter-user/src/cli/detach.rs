@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{PinArgs, output};
-use crate::kernel::PinDirectory;
+use crate::kernel::{PinDirectory, offload, pins::NicPins};
 
 #[derive(Args, Debug)]
 pub(super) struct DetachArgs {
@@ -21,12 +21,14 @@ pub(super) struct DetachArgs {
 #[derive(serde::Serialize)]
 struct Detached {
     nics: Vec<String>,
+    /// NICs that could take VLAN tags off and don't, since the filter has to see them.
+    rxvlan_off: Vec<String>,
 }
 
 pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
     let Some(pins) = PinDirectory::open(&args.pins.pin_dir)? else {
         if args.json {
-            output::json(&Detached { nics: Vec::new() })?;
+            output::json(&Detached { nics: Vec::new(), rxvlan_off: Vec::new() })?;
         } else {
             output::text(&format!(
                 "nothing is pinned in {}; nothing to take off\n",
@@ -35,12 +37,24 @@ pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let nics: Vec<String> = pins.nics()?.iter().map(|nic| nic.name.to_string()).collect();
+    let pinned = pins.nics()?;
+    let nics: Vec<String> = pinned.iter().map(|nic| nic.name.to_string()).collect();
+    // A NIC that went away, or whose driver can't be asked, has nothing to be told of.
+    let is_off = |nic: &&NicPins| offload::is_switched_off(&nic.name).unwrap_or(false);
+    let rxvlan_off: Vec<String> =
+        pinned.iter().filter(is_off).map(|nic| nic.name.to_string()).collect();
     pins.remove_all()?;
     if args.json {
-        output::json(&Detached { nics })?;
+        output::json(&Detached { nics, rxvlan_off })?;
     } else {
-        output::text(&format!("taken off {}: packets are no longer filtered\n", nics.join(", ")))?;
+        let mut text = format!("taken off {}: packets are no longer filtered\n", nics.join(", "));
+        for nic in rxvlan_off {
+            text.push_str(&format!(
+                "{nic} leaves VLAN tags in its frames; if it took them off before Sluice, \
+                 `ethtool -K {nic} rxvlan on` brings that back\n"
+            ));
+        }
+        output::text(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

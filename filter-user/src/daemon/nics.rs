@@ -13,6 +13,7 @@ use crate::{
         AttachedMode, Attachment, Duty, Following, PinDirectory,
         attach::Adoption,
         netlink::{HostState, LinkLayer, NicState},
+        offload::{self, Tags},
         pins::NicPins,
     },
     policy::{Gateway, NicName, Policy},
@@ -206,6 +207,55 @@ pub fn attach(
     Ok(attached)
 }
 
+/// Makes NICs leave VLAN tags in their frames, where the filter can see them.
+///
+/// # Errors
+///
+/// The policy tells VLANs apart on one that doesn't. Nothing is changed then.
+pub fn keep_tags(policy: &Policy, nics: &[NicPins]) -> Result<BTreeMap<NicName, Tags>> {
+    let tags = nics.iter().map(|nic| (nic.name.clone(), offload::keep_tags(&nic.name))).collect();
+    let problems = hidden_tags(policy, &tags);
+    if problems.is_empty() {
+        return Ok(tags);
+    }
+    restore_tags(&tags);
+    bail!("{}", problems.join("\n"))
+}
+
+/// Undoes [`keep_tags`], where what it was for failed.
+pub fn restore_tags(tags: &BTreeMap<NicName, Tags>) {
+    for (nic, tags) in tags {
+        match tags {
+            Tags::SwitchedOff(features) => {
+                if let Err(error) = offload::restore(nic, features) {
+                    tracing::error!("{nic}: {} stays off: {error:#}", features.join(", "));
+                }
+            }
+            Tags::InFrame | Tags::TakenOff(_) => {}
+        }
+    }
+}
+
+/// Groups with `vlan` that could have no members, as their NIC doesn't show its tags.
+#[must_use]
+pub fn hidden_tags(policy: &Policy, tags: &BTreeMap<NicName, Tags>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (nic, tags) in tags {
+        let Tags::TakenOff(why) = tags else { continue };
+        for group in policy.sources.iter().filter(|group| !group.vlan.is_empty()) {
+            if group.interface.is_empty() || group.interface.contains(nic) {
+                problems.push(format!(
+                    "{}: source \"{}\": its vlan can't be told on {nic}, which takes tags off \
+                     before the filter sees the frame, and that can't be switched off ({why}); give \
+                     the group other NICs with interface, or remove vlan",
+                    group.origin, group.name
+                ));
+            }
+        }
+    }
+    problems
+}
+
 /// The programs that [`attach`] put on NICs.
 #[derive(Debug, Default)]
 pub struct Attached {
@@ -295,6 +345,34 @@ pub(super) mod tests {
         let text = format!("[gateway]\ninside = [{}]\noutside = []\n", inside.join(", "));
         let files = [(load::GATEWAY_FILE.into(), text)];
         load::parse(&files).unwrap().policy.gateway
+    }
+
+    #[test]
+    fn groups_with_vlan_need_nics_that_show_their_tags() {
+        let text = "[gateway]\ninside = [\"eth1\", \"eth2\"]\noutside = []\n\
+                    [[source]]\nname = \"any\"\nvlan = [10]\n\
+                    [[source]]\nname = \"first\"\nvlan = [10]\ninterface = \"eth1\"\n\
+                    [[source]]\nname = \"second\"\nvlan = [10]\ninterface = \"eth2\"\n\
+                    [[source]]\nname = \"none\"\ninterface = \"eth2\"\n";
+        let loaded = crate::policy::load::parse(&[("gateway.toml".into(), text.to_owned())]);
+        let policy = loaded.unwrap().policy;
+        let tags = |first: Tags, second: Tags| {
+            let nic = |name| NicName::try_from(name).unwrap();
+            BTreeMap::from([(nic("eth1"), first), (nic("eth2"), second)])
+        };
+        let off = Tags::SwitchedOff(vec!["rx-vlan-hw-parse"]);
+        assert_eq!(hidden_tags(&policy, &tags(Tags::InFrame, off)), [""; 0]);
+        let fixed = Tags::TakenOff("rx-vlan-hw-parse: its driver can't do without".to_owned());
+        let expected =
+            [("gateway.toml:4", "any"), ("gateway.toml:11", "second")].map(|(at, name)| {
+                format!(
+                    "{at}: source \"{name}\": its vlan can't be told on eth2, which takes tags off \
+                 before the filter sees the frame, and that can't be switched off \
+                 (rx-vlan-hw-parse: its driver can't do without); give the group other NICs with \
+                 interface, or remove vlan"
+                )
+            });
+        assert_eq!(hidden_tags(&policy, &tags(Tags::InFrame, fixed)), expected);
     }
 
     fn prefixes(texts: &[&str]) -> Vec<IpNet> {

@@ -221,19 +221,6 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
             help: "what a changed policy no longer allows is cut at once instead".to_owned(),
         });
     }
-    for group in policy.sources.iter().filter(|group| !group.vlan.is_empty()) {
-        notes.push(Diagnostic {
-            kind: Kind::NotEnforced,
-            origin: Some(group.origin.clone()),
-            message: format!(
-                "source \"{}\": vlan only matches tags that the NIC leaves in the frame",
-                group.name
-            ),
-            help: "where the NIC takes them off, the group has no members; switch that off with \
-                   `ethtool -K NIC rxvlan off`"
-                .to_owned(),
-        });
-    }
     if !policy.dns.listen.is_empty() {
         notes.push(Diagnostic {
             kind: Kind::NotEnforced,
@@ -583,9 +570,6 @@ note = "for the admins"
                 "gateway.toml:11: [dns] listen is not enforced yet: the forwarder is not started; \
                  clients' questions to these addresses pass, but nothing of ours answers them and \
                  no address is learned from them",
-                "gateway.toml:24: source \"managed\": vlan only matches tags that the NIC leaves in \
-                 the frame; where the NIC takes them off, the group has no members; switch that \
-                 off with `ethtool -K NIC rxvlan off`",
                 "policy.d/a.toml:7: rule \"intune-163\": the wildcard name \
                  *.manage.microsoft.com can't be enforced without a forwarder; no address is \
                  learned for wildcards, so they allow nothing",

@@ -246,6 +246,56 @@ fn changes_of_addresses_and_routes_are_in_the_tables_within_a_second() {
     assert_eq!(ask(&gateway, &["status"])["problems"], serde_json::json!([]));
 }
 
+#[test]
+fn vlan_tags_stay_in_the_frames() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let tagged = format!("{GATEWAY}\n[[source]]\nname = \"tagged\"\nvlan = [10]\n");
+    let tagged = Configuration::new(tagged).policy("test", crate::support::POLICY);
+    let mut gateway = Gateway::new(&lab, &tagged).unwrap();
+    let switch = |state: &str| {
+        let features = format!("-K lan0 rxvlan {state} rx-vlan-stag-hw-parse {state}");
+        run(lab.gateway.command("ethtool").args(features.split(' '))).unwrap();
+    };
+    let offloads = || {
+        let text = run(lab.gateway.command("ethtool").args(["-k", "lan0"])).unwrap();
+        let is_one =
+            |line: &&str| line.contains("rx-vlan-offload") || line.contains("rx-vlan-stag-hw");
+        text.lines().filter(is_one).map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let off = ["rx-vlan-offload: off", "rx-vlan-stag-hw-parse: off"];
+
+    switch("on");
+    assert_eq!(offloads(), ["rx-vlan-offload: on", "rx-vlan-stag-hw-parse: on"]);
+    gateway.start().unwrap();
+    assert_eq!(offloads(), off);
+    let told = "rx-vlan-hw-parse and rx-vlan-stag-hw-parse switched off";
+    assert!(gateway.log().contains(told), "{}", gateway.log());
+
+    // Somebody else switches it on while the daemon runs.
+    switch("on");
+    wait_until("it is off again", NOTICED, || Ok(offloads() == off)).unwrap();
+    check_well(&gateway);
+
+    gateway.stop().unwrap();
+    let mut detach = lab.gateway.command(gateway.binary());
+    detach.arg("detach").arg("--pin-dir").arg(gateway.pins().path());
+    let text = run(&mut detach).unwrap();
+    assert!(text.contains("`ethtool -K lan0 rxvlan on` brings that back"), "{text}");
+
+    // A start that fails leaves the NIC as it was.
+    switch("on");
+    let native = GATEWAY.replace("[\"lan0\"]", "[\"lan0\", \"odd0\"]");
+    let native = native.replace("[gateway]", "[gateway]\nxdp_mode = \"native\"");
+    gateway.configure(&Configuration::new(native)).unwrap();
+    ip(&lab.gateway, "link add odd0 type bridge");
+    let before = gateway.log().matches(told).count();
+    let error = format!("{:#}", gateway.start().unwrap_err());
+    assert!(error.contains("the filter can't be attached to odd0 in native mode"), "{error}");
+    assert_eq!(gateway.log().matches(told).count(), before + 1, "{error}");
+    assert_eq!(offloads(), ["rx-vlan-offload: on", "rx-vlan-stag-hw-parse: on"]);
+}
+
 /// Waits until every NIC is filtered and nothing is wrong.
 #[track_caller]
 fn check_well(gateway: &Gateway<'_>) {
