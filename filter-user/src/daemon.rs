@@ -9,6 +9,7 @@ pub mod nics;
 mod pace;
 mod replies;
 pub mod state;
+mod suitable;
 pub mod tables;
 
 use std::{
@@ -165,7 +166,7 @@ pub async fn run(options: Options) -> Result<()> {
     // Before the first reading, so that nothing can change between the two unnoticed.
     let changes = watch::changes()?;
     let host_state = netlink.read().await?;
-    nics::check(&loaded.policy, &host_state)?;
+    suitable::check(&loaded.policy, &host_state)?;
 
     let pins = PinDirectory::create(&options.pins)?;
     let fresh = pins.nics()?.is_empty();
@@ -740,7 +741,7 @@ impl Daemon {
             anyhow!("the configuration in {directory} is broken, and {kept}:\n{errors}")
         })?;
         self.host_state = self.netlink.read().await?;
-        nics::check(&loaded.policy, &self.host_state).context(kept)?;
+        suitable::check(&loaded.policy, &self.host_state).context(kept)?;
         let numbered = nics::number(&loaded.policy, &self.pins)?;
         let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
         let tags = nics::keep_tags(&loaded.policy, &numbered).context(kept)?;
@@ -847,7 +848,7 @@ impl Daemon {
 
     fn all_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.clone();
-        warnings.extend(nics::unmentioned(&self.policy, &self.host_state));
+        warnings.extend(suitable::unmentioned(&self.policy, &self.host_state));
         let wanted = self.policy.gateway.xdp_mode;
         for attachment in &self.attachments {
             let nic = &attachment.nic.name;

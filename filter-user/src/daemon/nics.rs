@@ -12,72 +12,12 @@ use crate::{
     kernel::{
         AttachedMode, Attachment, Duty, Following, PinDirectory,
         attach::Adoption,
-        netlink::{HostState, LinkLayer, NicState},
+        netlink::HostState,
         offload::{self, Tags},
         pins::NicPins,
     },
     policy::{Gateway, NicName, Policy},
 };
-
-/// Checks that every NIC of the policy can be filtered, and that the inside ones are there. An
-/// outside one may come later, as a dialled line does; that it is missing is a problem and is shown.
-///
-/// # Errors
-///
-/// All that are not, in one message.
-pub fn check(policy: &Policy, host: &HostState) -> Result<()> {
-    let mut problems = Vec::new();
-    let gateway = &policy.gateway;
-    for nic in gateway.inside.iter().chain(&gateway.outside) {
-        match host.nics.get(nic) {
-            None if gateway.outside.contains(nic) => {}
-            None => {
-                let known: Vec<&str> = host.nics.keys().map(NicName::as_str).collect();
-                problems.push(format!(
-                    "there is no NIC {nic}; this machine has {}",
-                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-                ));
-            }
-            Some(found) if found.layer != LinkLayer::Ethernet => problems.push(format!(
-                "{nic} has no Ethernet header (a loopback, PPP, WireGuard or tun device), so its \
-                 frames can't be filtered; name the NIC below it"
-            )),
-            Some(_) => {}
-        }
-    }
-    let named = policy.gateway.nics().count();
-    if named > usize::try_from(MAX_NICS)? {
-        problems.push(format!("{named} NICs are named, and there is room for {MAX_NICS}"));
-    }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    bail!("{}: {}", policy.gateway.origin, problems.join("; "))
-}
-
-/// NICs that are up and that the policy doesn't mention.
-#[must_use]
-pub fn unmentioned(policy: &Policy, host: &HostState) -> Vec<String> {
-    let gateway = &policy.gateway;
-    let known = |name: &NicName| {
-        gateway.inside.contains(name)
-            || gateway.outside.contains(name)
-            || gateway.ignore.contains(name)
-    };
-    host.nics
-        .iter()
-        .filter(|(name, nic)| {
-            nic.layer != LinkLayer::Loopback && nic.state == NicState::Up && !known(name)
-        })
-        .map(|(name, _)| {
-            format!(
-                "{}: the NIC {name} is up and neither inside nor outside, so its packets are not \
-                 filtered; list it in [gateway] ignore if that is meant",
-                gateway.origin
-            )
-        })
-        .collect()
-}
 
 /// Gives each NIC its index: the one of its pins, else the lowest that is free.
 ///
@@ -161,7 +101,7 @@ pub fn duty(gateway: &Gateway, side: Side) -> Duty {
 
 /// A device and all that stand on it: its VLANs, the bridge or bond that it is a port of, and
 /// theirs. Packets that they take in entered the device.
-fn devices_above(index: u32, state: &HostState) -> BTreeSet<u32> {
+pub(super) fn devices_above(index: u32, state: &HostState) -> BTreeSet<u32> {
     let mut found = BTreeSet::from([index]);
     loop {
         let above: BTreeSet<u32> = state
@@ -321,7 +261,10 @@ pub fn attached_mode(attachment: &Attachment, host: &HostState) -> Option<Attach
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{kernel::netlink::Nic, policy::load};
+    use crate::{
+        kernel::netlink::{Controller, LinkLayer, Nic, NicState},
+        policy::load,
+    };
 
     /// An Ethernet NIC that is up and stands alone.
     pub(in crate::daemon) fn nic(index: u32) -> Nic {
@@ -334,6 +277,8 @@ pub(super) mod tests {
             layer: LinkLayer::Ethernet,
             lower,
             controller,
+            controller_kind: Controller::None,
+            alternatives: Vec::new(),
             state: NicState::Up,
             native_program: None,
             generic_program: None,

@@ -15,7 +15,10 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkXdp},
+        link::{
+            InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkXdp,
+            Prop,
+        },
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
@@ -56,12 +59,31 @@ pub struct Nic {
     pub lower: Option<u32>,
     /// The bridge or bond that it is a port of, by the kernel's index.
     pub controller: Option<u32>,
+    /// What that is.
+    pub controller_kind: Controller,
+    /// Its alternative names, which may be longer than a name.
+    pub alternatives: Vec<String>,
     /// Whether it is up.
     pub state: NicState,
     /// The XDP program that is attached by the driver.
     pub native_program: Option<u32>,
     /// The XDP program that is attached by the network stack.
     pub generic_program: Option<u32>,
+}
+
+/// What a NIC is a port of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controller {
+    /// Nothing.
+    None,
+    /// A bridge.
+    Bridge,
+    /// A bond or a team.
+    Bond,
+    /// A VRF, which only chooses a routing table.
+    Routing,
+    /// Another thing, as a switch of Open vSwitch.
+    Other,
 }
 
 /// What frames begin with.
@@ -138,25 +160,43 @@ impl Netlink {
                 },
                 lower: None,
                 controller: None,
+                controller_kind: Controller::None,
+                alternatives: Vec::new(),
                 native_program: None,
                 generic_program: None,
             };
             let mut link_index = None;
             let mut stacked = Stacked::No;
+            let mut port_kind = None;
+            let mut elsewhere = false;
             for attribute in link.attributes {
                 match attribute {
                     LinkAttribute::IfName(text) => name = NicName::try_from(text.as_str()).ok(),
                     LinkAttribute::Xdp(attributes) => read_xdp(&attributes, &mut nic),
                     LinkAttribute::Link(index) => link_index = Some(index),
                     LinkAttribute::Controller(index) => nic.controller = Some(index),
-                    LinkAttribute::LinkInfo(infos) if infos.iter().any(is_stacked) => {
-                        stacked = Stacked::Yes;
+                    LinkAttribute::LinkInfo(infos) => {
+                        if infos.iter().any(is_stacked) {
+                            stacked = Stacked::Yes;
+                        }
+                        port_kind = infos.iter().find_map(controller_kind);
                     }
+                    LinkAttribute::PropList(names) => {
+                        nic.alternatives.extend(names.into_iter().filter_map(|name| match name {
+                            Prop::AltIfName(name) => Some(name),
+                            _ => None,
+                        }));
+                    }
+                    // The index below is then one of another namespace.
+                    LinkAttribute::LinkNetNsId(_) => elsewhere = true,
                     _ => {}
                 }
             }
             // For a veth, the index is its peer's, which is no device below it.
-            if stacked == Stacked::Yes {
+            if nic.controller.is_some() {
+                nic.controller_kind = port_kind.unwrap_or(Controller::Other);
+            }
+            if stacked == Stacked::Yes && !elsewhere {
                 nic.lower = link_index;
             }
             if let Some(name) = name {
@@ -222,6 +262,18 @@ fn read_xdp(attributes: &[LinkXdp], nic: &mut Nic) {
 enum Stacked {
     Yes,
     No,
+}
+
+fn controller_kind(info: &LinkInfo) -> Option<Controller> {
+    match info {
+        LinkInfo::PortKind(kind) => Some(match kind {
+            InfoPortKind::Bridge => Controller::Bridge,
+            InfoPortKind::Bond | InfoPortKind::Team => Controller::Bond,
+            InfoPortKind::Vrf => Controller::Routing,
+            _ => Controller::Other,
+        }),
+        _ => None,
+    }
 }
 
 fn is_stacked(info: &LinkInfo) -> bool {

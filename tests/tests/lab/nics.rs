@@ -296,6 +296,65 @@ fn vlan_tags_stay_in_the_frames() {
     assert_eq!(offloads(), ["rx-vlan-offload: on", "rx-vlan-stag-hw-parse: on"]);
 }
 
+#[test]
+fn nics_that_can_not_be_filtered_are_refused() {
+    let lab = Topology::new(Clients::Two).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    for make in [
+        "link add bridge0 type bridge",
+        "link add port0 type veth peer name far0",
+        "link set port0 master bridge0",
+        "link add mac0 link lan0 type macvlan mode bridge",
+        "tuntap add dev tun0 mode tun",
+        "link property add dev lan0 altname wired0",
+    ] {
+        ip(&lab.gateway, make);
+    }
+    let mut gateway = Gateway::new(&lab, &configuration()).unwrap();
+    let cases = [
+        (r#"inside = ["lan7"]"#, "there is no NIC lan7; name one that is there (bridge0, "),
+        (r#"inside = ["lo"]"#, "lo is the loopback device, "),
+        (r#"inside = ["tun0"]"#, "tun0 has no Ethernet header "),
+        (r#"inside = ["port0"]"#, "port0 is a port of the bridge bridge0, "),
+        (r#"inside = ["wired0"]"#, "wired0 is another name of lan0; write lan0, "),
+        (r#"inside = ["mac0", "lan0"]"#, "mac0 stands on lan0, which is inside too, "),
+        (
+            "inside = [\"lan0\"]\nignore = [\"wired0\"]",
+            "ignore has wired0, which is another name of",
+        ),
+    ];
+    let configured = |inside: &str| {
+        let text = GATEWAY.replace("inside  = [\"lan0\"]", inside);
+        assert_ne!(text, GATEWAY);
+        Configuration::new(text).policy("test", crate::support::POLICY)
+    };
+    for (inside, expected) in cases {
+        gateway.configure(&configured(inside)).unwrap();
+        let before = gateway.log().len();
+        assert!(gateway.start().is_err(), "{inside}");
+        let log = gateway.log().split_off(before);
+        assert!(log.contains(&format!("gateway.toml:2: {expected}")), "{inside}: {log}");
+        assert!(!has_program(&lab.gateway, "lan0"), "{inside}");
+    }
+
+    // The same for a reload, after which what was in force is in force.
+    gateway.configure(&configuration()).unwrap();
+    gateway.start().unwrap();
+    for (inside, expected) in cases {
+        gateway
+            .configure(&configured(&inside.replace("inside = [", "inside = [\"lan1\", ")))
+            .unwrap();
+        let answer = gateway.command(&["reload"]).unwrap();
+        assert_ne!(answer.code, Some(0), "{inside}");
+        let told = format!("{}{}", answer.stdout, answer.stderr);
+        assert!(told.contains(expected), "{inside}: {told}");
+        assert!(!has_program(&lab.gateway, "lan1"), "{inside}");
+    }
+    let status = ask(&gateway, &["status"]);
+    assert_eq!(status["nics"].as_array().map(Vec::len), Some(1), "{status}");
+    assert_eq!(status["ready"], true, "{status}");
+}
+
 /// Waits until every NIC is filtered and nothing is wrong.
 #[track_caller]
 fn check_well(gateway: &Gateway<'_>) {

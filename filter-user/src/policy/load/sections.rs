@@ -56,6 +56,7 @@ struct Mention {
 }
 
 const MOST_ADDRESSES: u16 = 4096;
+const MOST_NICS: usize = filter_common::wire::MAX_NICS as usize;
 const TABLES: [&str; 6] = ["gateway", "dns", "management", "source", "rule", "inbound"];
 const GUARD_HELP: &str = "name the prefixes of the administrators";
 
@@ -227,6 +228,14 @@ impl Collector {
         );
         let outside = nics("outside", outside, report);
         let ignore = nics("ignore", section.get("ignore"), report);
+        let named = inside.len() + outside.len();
+        if named > MOST_NICS {
+            report.error(
+                &section.origin,
+                format!("[gateway]: {named} NICs are inside or outside, and there is room for {MOST_NICS}"),
+                "name a bridge or bond instead of several NICs, or a NIC instead of its VLANs",
+            );
+        }
         let xdp_modes =
             [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
         let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
