@@ -300,7 +300,7 @@ impl Daemon {
             // What can fail comes before the tables change, so that a policy that can't be put on
             // all of its NICs leaves the old one as it is.
             self.await_first_lookups().await;
-            let attached = self.attach(&self.nics.clone())?;
+            let attached = self.attach(&self.there(&self.nics))?;
             if let Err(error) = self.replace_tables() {
                 attached.take_back(&self.pins)?;
                 return Err(error);
@@ -309,7 +309,7 @@ impl Daemon {
         } else {
             // Nothing is in force yet: with tables first, no packet meets empty ones.
             self.replace_tables()?;
-            self.attachments = self.attach(&self.nics.clone())?.attachments;
+            self.attachments = self.attach(&self.there(&self.nics))?.attachments;
         }
         self.remove_unused_nics()?;
         self.host_state = self.netlink.read().await?;
@@ -345,6 +345,13 @@ impl Daemon {
             // It is tried again with the next look at the host.
             Err(error) => tracing::error!("{error:#}; packets from new interfaces are dropped"),
         }
+    }
+
+    /// Those of some NICs that are there. An outside one may be missing, and is filtered when it
+    /// comes.
+    fn there(&self, nics: &[NicPins]) -> Vec<NicPins> {
+        let known = &self.host_state.nics;
+        nics.iter().filter(|nic| known.contains_key(&nic.name)).cloned().collect()
     }
 
     /// Puts programs on NICs; an index that is used anew counts from zero.
@@ -689,14 +696,8 @@ impl Daemon {
 
     /// A NIC that was made anew, or that somebody took the program off, would pass everything.
     async fn attach_again(&mut self) {
-        let is_there = |nic: &&NicPins| self.host_state.nics.contains_key(&nic.name);
-        let bare: Vec<NicPins> = self
-            .nics
-            .iter()
-            .filter(is_there)
-            .filter(|nic| !self.has_program(nic))
-            .cloned()
-            .collect();
+        let mut bare = self.there(&self.nics);
+        bare.retain(|nic| !self.has_program(nic));
         // What went away, or has its program back under its old name, is no failure any more.
         self.nic_errors.retain(|name, _| bare.iter().any(|nic| nic.name == *name));
         for nic in &bare {
@@ -804,8 +805,8 @@ impl Daemon {
                 .iter()
                 .any(|attachment| attachment.nic == *nic && Some(attachment.duty) == wanted)
         };
-        let bare: Vec<NicPins> =
-            numbered.iter().filter(|nic| !self.has_program(nic) || !serves(nic)).cloned().collect();
+        let mut bare = self.there(&numbered);
+        bare.retain(|nic| !self.has_program(nic) || !serves(nic));
         let before = std::mem::replace(&mut self.policy, policy);
         self.follow_interfaces();
         let attached = match self.attach(&bare) {

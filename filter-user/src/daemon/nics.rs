@@ -183,7 +183,8 @@ pub fn hidden_tags(policy: &Policy, tags: &BTreeMap<NicName, Tags>) -> Vec<Strin
     for (nic, tags) in tags {
         let Tags::TakenOff(why) = tags else { continue };
         for group in policy.sources.iter().filter(|group| !group.vlan.is_empty()) {
-            if group.interface.is_empty() || group.interface.contains(nic) {
+            let inside = policy.gateway.side(nic) == Some(Side::Inside);
+            if inside && group.interface.is_empty() || group.interface.contains(nic) {
                 problems.push(format!(
                     "{}: source \"{}\": its vlan can't be told on {nic}, which takes tags off \
                      before the filter sees the frame, and that can't be switched off ({why}); give \
