@@ -354,6 +354,12 @@ impl Daemon {
         nics.iter().filter(|nic| known.contains_key(&nic.name)).cloned().collect()
     }
 
+    /// Whether a NIC is an outside one that is not there: nothing enters by it.
+    fn may_be_missing(&self, nic: &NicPins) -> bool {
+        self.policy.gateway.side(&nic.name) == Some(Side::Outside)
+            && !self.host_state.nics.contains_key(&nic.name)
+    }
+
     /// Puts programs on NICs; an index that is used anew counts from zero.
     fn attach(&mut self, nics: &[NicPins]) -> Result<Attached> {
         let known = self.pins.nics()?;

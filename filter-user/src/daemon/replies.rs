@@ -70,7 +70,7 @@ impl Daemon {
         let loss = maps.event_loss()?;
         Ok(Status {
             ready: names.names.iter().all(|name| name.state != NameState::Pending)
-                && self.there(&self.nics).iter().all(|nic| self.has_program(nic))
+                && self.nics.iter().all(|nic| self.has_program(nic) || self.may_be_missing(nic))
                 && self.tables_error.is_none(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.slots.generation(),

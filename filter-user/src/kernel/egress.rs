@@ -72,7 +72,9 @@ fn attach_link(pins: &PinDirectory, nic: &NicPins, instance: &mut Instance) -> R
 fn attach_filter(nic: &NicPins, instance: &mut Instance) -> Result<()> {
     let name = nic.name.as_str();
     match qdisc_add_clsact(name) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Ok(()) => {}
+        Err(TcError::NetlinkError(error))
+            if error.raw_os_error() == Some(nix::errno::Errno::EEXIST as i32) => {}
         Err(error) => return Err(error.into()),
     }
     let program = instance.egress_program()?;

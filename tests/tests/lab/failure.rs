@@ -47,7 +47,9 @@ fn a_nic_with_another_program_is_refused_and_no_other_nic_is_touched() {
     let lab = Topology::new(Clients::Two).unwrap();
     let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
     // Any program will do as the foreign one. This one comes from another gateway's pins.
-    let on_lan1 = GATEWAY.replace(r#"["lan0"]"#, r#"["lan1"]"#);
+    let on_lan1 = GATEWAY
+        .replace(r#"["lan0"]"#, r#"["lan1"]"#)
+        .replace(r#"outside = ["wan0"]"#, "outside = []");
     let mut donor =
         Gateway::new(&lab, &Configuration::new(on_lan1).policy("test", POLICY)).unwrap();
     donor.start().unwrap();

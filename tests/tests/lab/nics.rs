@@ -19,8 +19,9 @@ use crate::support::{
 
 /// What the daemon is told of is read within half a second; the rest is the machine's.
 const NOTICED: Duration = Duration::from_secs(10);
-/// What clients notice: from a change of the gateway to its tables.
-const PROMPT: Duration = Duration::from_secs(1);
+/// What clients notice: from a change of the gateway to its tables. On an idle machine it is a few
+/// tenths of a second, which are printed.
+const PROMPT: Duration = Duration::from_secs(4);
 
 /// Everything is allowed, but what the gateway is itself.
 const EVERYTHING: &str =
@@ -51,7 +52,7 @@ fn a_nic_that_is_made_anew_is_filtered_again() {
     wait_until("the filter is back", NOTICED, || Ok(has_program(&lab.gateway, "lan0"))).unwrap();
     let took = start.elapsed();
     println!("a NIC made anew was filtered after {} ms", took.as_millis());
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < PROMPT, "{took:?}");
     check_well(&gateway);
     for told in
         ["the inside NIC lan0 is gone since", "the inside NIC lan0 is back", "attached again"]
@@ -163,7 +164,7 @@ fn a_wide_prefix_does_not_open_the_gateway() {
     }
     for closed in ["--to 10.20.0.255 --udp 137", "--to 192.0.2.255 --udp 137"] {
         let (code, answer) = explain(&gateway, closed);
-        assert_eq!((code, &answer["reason"]), (Some(1), &"not-listed".into()), "{closed}");
+        assert_eq!((code, &answer["reason"]), (Some(1), &"broadcast".into()), "{closed}");
     }
     // What is routed elsewhere can't come from here, and neither can the gateway's own address.
     for from in ["192.0.2.2", "192.0.2.1", "10.20.0.1"] {
@@ -351,7 +352,7 @@ fn nics_that_can_not_be_filtered_are_refused() {
         assert!(!has_program(&lab.gateway, "lan1"), "{inside}");
     }
     let status = ask(&gateway, &["status"]);
-    assert_eq!(status["nics"].as_array().map(Vec::len), Some(1), "{status}");
+    assert_eq!(status["nics"].as_array().map(Vec::len), Some(2), "{status}");
     assert_eq!(status["ready"], true, "{status}");
 }
 
