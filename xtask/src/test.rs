@@ -322,6 +322,8 @@ impl Stage {
                 "corpus",
                 "--test",
                 "model",
+                "--test",
+                "flows",
             ]),
             // One after the other: the lab measures times, and two cores are soon full.
             Self::Lab => {

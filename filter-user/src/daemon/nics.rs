@@ -300,7 +300,7 @@ pub(super) mod tests {
                     [[source]]\nname = \"first\"\nvlan = [10]\ninterface = \"eth1\"\n\
                     [[source]]\nname = \"second\"\nvlan = [10]\ninterface = \"eth2\"\n\
                     [[source]]\nname = \"none\"\ninterface = \"eth2\"\n";
-        let loaded = crate::policy::load::parse(&[("gateway.toml".into(), text.to_owned())]);
+        let loaded = load::parse(&[("gateway.toml".into(), text.to_owned())]);
         let policy = loaded.unwrap().policy;
         let tags = |first: Tags, second: Tags| {
             let nic = |name| NicName::try_from(name).unwrap();
