@@ -5,7 +5,8 @@
 //! It is the only module that knows aya and netlink.
 
 pub mod attach;
-mod clock;
+pub mod clock;
+pub mod conntrack;
 mod egress;
 pub mod events;
 pub mod maps;

@@ -3,6 +3,7 @@
 //! the kernel's configuration tells.
 
 use std::{
+    fmt,
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -10,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, EbpfLoader, TestRun as _, maps::Array, programs::TestRunOptions};
+use filter_common::flow::Clock;
 
 use super::{
     object::{explain_load_error, load_object, xdp},
@@ -32,6 +34,41 @@ struct Moment {
     nanoseconds: u64,
 }
 
+/// The clock of the programs, read by one of them.
+pub struct TickClock {
+    ebpf: Ebpf,
+    hertz: u32,
+}
+
+// === impl TickClock ===
+
+impl fmt::Debug for TickClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TickClock").field("hertz", &self.hertz).finish_non_exhaustive()
+    }
+}
+
+impl TickClock {
+    /// Loads the program that tells the time.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it, or its ticks are of no known length.
+    pub fn open(pins: &PinDirectory) -> Result<Self> {
+        let hertz = hertz(pins)?;
+        Ok(Self { ebpf: load(pins)?, hertz })
+    }
+
+    /// The present moment, in the unit in which flows are dated.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses to run the program.
+    pub fn now(&mut self) -> Result<Clock> {
+        Ok(Clock { now: now(&mut self.ebpf)?.ticks, hertz: self.hertz.into() })
+    }
+}
+
 /// Ticks in a second. They are measured once in a process.
 ///
 /// # Errors
@@ -42,8 +79,7 @@ pub(super) fn hertz(pins: &PinDirectory) -> Result<u32> {
     if let Some(hertz) = HERTZ.get() {
         return Ok(*hertz);
     }
-    let mut ebpf = load_object(&mut EbpfLoader::new(), pins)?;
-    xdp(&mut ebpf, "sluice_clock")?.load().map_err(|error| explain_load_error(&error))?;
+    let mut ebpf = load(pins)?;
     // A busy machine may notice ticks late, so a doubtful measurement is made again.
     for _ in 0..5 {
         let measured = measure(&mut ebpf)?;
@@ -59,6 +95,12 @@ pub(super) fn hertz(pins: &PinDirectory) -> Result<u32> {
         "the length of the kernel's ticks can't be told; CONFIG_HZ is none of {KNOWN:?}, or the \
          machine is too busy to measure it: try again"
     )
+}
+
+fn load(pins: &PinDirectory) -> Result<Ebpf> {
+    let mut ebpf = load_object(&mut EbpfLoader::new(), pins)?;
+    xdp(&mut ebpf, "sluice_clock")?.load().map_err(|error| explain_load_error(&error))?;
+    Ok(ebpf)
 }
 
 fn measure(ebpf: &mut Ebpf) -> Result<u64> {
