@@ -6,6 +6,7 @@ mod detach;
 mod diff;
 mod drops;
 mod explain;
+mod flows;
 mod import;
 mod names;
 mod output;
@@ -51,8 +52,10 @@ enum Command {
     Drops(drops::DropsArgs),
     /// What would happen to a packet, and why
     Explain(explain::ExplainArgs),
+    /// The flows that go through the gateway, and cutting them
+    Flows(flows::FlowsArgs),
     /// Read the configuration again
-    Reload(QueryArgs),
+    Reload(reload::ReloadArgs),
     /// Take the filter off every NIC and remove its pins
     Detach(detach::DetachArgs),
 }
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Names(args) => names::run(&args),
         Command::Drops(args) => drops::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Flows(args) => flows::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Detach(args) => detach::run(&args),
     };

@@ -5,6 +5,8 @@
 //! the next one adopts what it finds.
 
 mod absence;
+mod flows;
+mod judge;
 pub mod nics;
 mod pace;
 mod replies;
@@ -20,7 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use filter_common::egress::Side;
+use filter_common::{egress::Side, wire::FlowKey};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipnet::IpNet;
 use tokio::{
@@ -31,6 +33,8 @@ use tokio::{
 
 use self::{
     absence::{Absences, News},
+    flows::Sweeping,
+    judge::{Flows, Judge},
     nics::Attached,
     pace::{Pace, Reading},
     state::{Saved, StateDirectory},
@@ -41,12 +45,13 @@ use crate::{
         CapacityError, Compiled, CounterLedger, Host, MATCHES, NamesError, compile, compile_names,
     },
     control::{
-        protocol::{Drop, Reloaded, Reply, Request},
+        protocol::{Drop, ReloadRequest, Reloaded, Reply, Request},
         server::{Call, Server},
     },
     dns::Resolver,
     kernel::{
         AttachedMode, Attachment, Events, Instance, PinDirectory, SharedMaps,
+        clock::TickClock,
         events::DropSample,
         maps::Provenance,
         netlink::{HostState, Netlink},
@@ -113,6 +118,8 @@ struct Daemon {
     /// What the programs know of interfaces; `None` while that isn't known.
     interfaces: Option<BTreeMap<u32, Side>>,
     slots: TwoSlots,
+    clock: TickClock,
+    sweeping: Sweeping,
     ledger: CounterLedger,
     saved_ledger: Option<CounterLedger>,
     names: NameCache,
@@ -231,9 +238,10 @@ impl Daemon {
                 }
             };
             let nics = nics::number(&loaded.policy, &pins)?;
-            Ok((slots, state, ledger, nics))
+            let clock = TickClock::open(&pins)?;
+            Ok((slots, clock, state, ledger, nics))
         };
-        let (slots, state, ledger, nics) = match assemble() {
+        let (slots, clock, state, ledger, nics) = match assemble() {
             Ok(assembled) => assembled,
             Err(error) => return Err((pins, error)),
         };
@@ -256,6 +264,8 @@ impl Daemon {
             attachments: Vec::new(),
             interfaces: None,
             slots,
+            clock,
+            sweeping: Sweeping::default(),
             ledger,
             saved_ledger: None,
             names: NameCache::new(Settings::from(&policy.dns), seed),
@@ -518,7 +528,7 @@ impl Daemon {
                 () = sleep_until(reading.into()) => self.read_host().await,
                 _ = retry.tick() => self.try_again().await,
                 _ = signals.hangup.recv() => {
-                    if let Err(error) = self.reload().await {
+                    if let Err(error) = self.reload(&ReloadRequest::default()).await {
                         tracing::error!("{error:#}");
                     }
                 }
@@ -654,6 +664,7 @@ impl Daemon {
         if !self.nic_errors.is_empty() {
             self.read_host().await;
         }
+        self.sweep_flows();
         if self.tables_error.is_some() {
             let result = self.replace_tables();
             self.tables_updated(result);
@@ -732,8 +743,8 @@ impl Daemon {
     }
 
     /// Reads the configuration again and puts it in force, or says why not and changes nothing.
-    async fn reload(&mut self) -> Result<Reloaded> {
-        let result = self.try_reload().await;
+    async fn reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
+        let result = self.try_reload(request).await;
         self.config_error = result.as_ref().err().map(|error| format!("{error:#}"));
         if let Ok(reloaded) = &result {
             tracing::info!(generation = reloaded.generation, rules = reloaded.rules, "reloaded");
@@ -741,7 +752,7 @@ impl Daemon {
         result
     }
 
-    async fn try_reload(&mut self) -> Result<Reloaded> {
+    async fn try_reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
         let kept = "the policy that was in force stays in force";
         let loaded = load(&self.options.config).map_err(|errors| {
             let directory = self.options.config.display();
@@ -767,14 +778,32 @@ impl Daemon {
         let resolver = std::mem::replace(&mut self.resolver, resolver);
         self.await_first_lookups().await;
 
-        if let Err(error) = self.put_policy_in_force(loaded, numbered, host) {
-            self.names = names;
-            self.resolver = resolver;
-            nics::restore_tags(&tags);
-            return Err(error.context(kept));
-        }
+        let before = (self.slots.in_force().clone(), self.host.clone());
+        let result = match self.read_flows().await {
+            Ok(flows) => self.put_policy_in_force(loaded, (numbered, host), request, &flows),
+            Err(error) => Err(error),
+        };
+        let kept_flows = match result {
+            Ok(kept_flows) => kept_flows,
+            Err(error) => {
+                self.names = names;
+                self.resolver = resolver;
+                nics::restore_tags(&tags);
+                return Err(error.context(kept));
+            }
+        };
         tell_of_tags(&tags);
         self.tags = tags;
+        let mut warnings = self.all_warnings();
+        let flows = match self.settle_flows((&before.0, &before.1), kept_flows).await {
+            Ok(flows) => flows,
+            Err(error) => {
+                let message = format!("flows that the new policy denies may go on: {error:#}");
+                tracing::error!("{message}");
+                warnings.push(message);
+                flows::Outcome::default()
+            }
+        };
         if let Err(error) = self.remove_unused_nics() {
             tracing::error!("{error:#}");
         }
@@ -789,21 +818,28 @@ impl Daemon {
         Ok(Reloaded {
             generation: self.slots.generation(),
             rules: self.policy.enabled_rules().count(),
-            warnings: self.all_warnings(),
+            warnings,
             not_enforced: self.not_enforced(),
+            cut_flows: flows.cut,
+            kept_flows: flows.kept,
         })
     }
 
-    /// The part of a reload that either happens or doesn't.
+    /// The part of a reload that either happens or doesn't. Gives the flows that it kept.
     fn put_policy_in_force(
         &mut self,
         loaded: Loaded,
-        numbered: Vec<NicPins>,
-        host: Host,
-    ) -> Result<()> {
+        (numbered, host): (Vec<NicPins>, Host),
+        request: &ReloadRequest,
+        flows: &Flows,
+    ) -> Result<BTreeMap<FlowKey, FlowKey>> {
         let Loaded { policy, warnings } = loaded;
         let mut ledger = self.ledger.clone();
         let compiled = compile_whole((&policy, &self.names, &host), &mut self.slots, &mut ledger)?;
+        let new = Judge::new(&compiled.tables, &host);
+        let old = Judge::new(&self.slots.in_force().tables, &self.host);
+        Self::check_session(request, &policy, &old, &new)?;
+        let kept = flows::kept(flows, &old, &new, &policy);
         let serves = |nic: &NicPins| {
             let wanted =
                 policy.gateway.side(&nic.name).map(|side| nics::duty(&policy.gateway, side));
@@ -823,8 +859,10 @@ impl Daemon {
                 return Err(error);
             }
         };
-        if let Err(error) = self.put_in_force(compiled, ledger) {
+        let result = self.keep(flows, kept.keys());
+        if let Err(error) = result.and_then(|()| self.put_in_force(compiled, ledger)) {
             self.policy = before;
+            self.keep_no_longer(&kept);
             self.follow_interfaces();
             attached.take_back(&self.pins)?;
             return Err(error);
@@ -840,7 +878,7 @@ impl Daemon {
         self.host = host;
         self.warnings = summed_up(&warnings);
         self.tables_error = None;
-        Ok(())
+        Ok(kept)
     }
 
     /// Whether the program that this daemon loaded for a NIC is on it.
@@ -907,7 +945,9 @@ impl Daemon {
             Request::Rules => line(self.rules()),
             Request::Names => line(Ok(self.names.report(Instant::now()))),
             Request::Explain(question) => line(self.explain(&question)),
-            Request::Reload => line(self.reload().await),
+            Request::Flows(question) => line(self.list_flows(&question).await),
+            Request::Kill(filter) => line(self.kill_flows(&filter).await),
+            Request::Reload(request) => line(self.reload(&request).await),
             // The socket's own task serves it.
             Request::Drops => line::<()>(Err(anyhow!("drops are followed, not answered"))),
         };

@@ -20,7 +20,7 @@ pub mod watch;
 pub use self::{
     attach::{AttachedMode, Attachment, Duty, Following},
     events::Events,
-    maps::SharedMaps,
+    maps::{FlowTables, SharedMaps},
     object::{Instance, LoadedProgram, Role},
     pins::PinDirectory,
 };

@@ -248,7 +248,17 @@ impl<'lab> Gateway<'lab> {
     ///
     /// If it can't be started.
     pub fn command(&self, arguments: &[&str]) -> Result<Answer> {
+        self.command_with(arguments, &[])
+    }
+
+    /// As [`Gateway::command`], with variables of the environment.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be started.
+    pub fn command_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Answer> {
         let mut command = self.sluice();
+        command.envs(variables.iter().copied());
         command.args(arguments).arg("--socket").arg(self.socket()).arg("--json");
         answer(&mut command)
     }

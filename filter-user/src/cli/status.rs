@@ -49,10 +49,11 @@ fn describe(status: &Status) -> String {
         policy.addresses,
         policy.names_failing
     ));
-    let mut nics = Table::new(&["NIC", "XDP", "PASSED", "DROPPED", "PROGRAM"]);
+    let mut nics = Table::new(&["NIC", "SIDE", "XDP", "PASSED", "DROPPED", "PROGRAM"]);
     for nic in &status.nics {
         nics.row(vec![
             nic.name.clone(),
+            nic.side.clone(),
             match nic.gone_for_s {
                 Some(seconds) => format!("{} for {}", nic.attached, duration(seconds)),
                 None => nic.attached.clone(),

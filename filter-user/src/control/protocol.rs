@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::question::{FragmentPart, Transport};
@@ -21,8 +22,103 @@ pub enum Request {
     Drops,
     /// What would happen to a packet, and why.
     Explain(Question),
+    /// The flows that go through the gateway.
+    Flows(FlowQuestion),
+    /// Cut flows.
+    Kill(FlowFilter),
     /// Read the configuration again.
-    Reload,
+    Reload(ReloadRequest),
+}
+
+/// Which flows are meant; what is empty fits all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowFilter {
+    /// Where the client is, before source NAT.
+    pub client: Option<IpNet>,
+    /// Where the remote end is.
+    pub remote: Option<IpNet>,
+    /// The port of the service: the remote one, or the local one of a flow from outside.
+    pub port: Option<u16>,
+    /// The IP protocol, any of these.
+    pub protocol: Vec<u8>,
+    /// The name of the state.
+    pub state: Option<String>,
+    /// A text that a name of the remote address contains, in lower case; with a `*`, which stands
+    /// for any characters, a text that is the whole name.
+    pub name: Option<String>,
+}
+
+/// A question for flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowQuestion {
+    /// Which.
+    pub filter: FlowFilter,
+    /// How much about them.
+    pub detail: FlowDetail,
+}
+
+/// How much is told about flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowDetail {
+    /// Each of them.
+    #[default]
+    List,
+    /// How many they are.
+    Count,
+}
+
+/// A wish for a reload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadRequest {
+    /// The session that the wish came through, if it did.
+    pub session: Option<Session>,
+    /// What is done about it.
+    pub care: Care,
+}
+
+/// Whether a reload may cut the session that asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Care {
+    /// It is refused then.
+    #[default]
+    Careful,
+    /// It is carried out.
+    Forced,
+}
+
+/// The connection of a remote login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Where the user is.
+    pub client: IpAddr,
+    /// The user's port.
+    pub client_port: u16,
+    /// The address that was asked.
+    pub server: IpAddr,
+    /// The port that was asked.
+    pub server_port: u16,
+}
+
+impl Session {
+    /// Reads what sshd puts into `SSH_CONNECTION` (ssh(1)): two addresses, each with its port.
+    #[must_use]
+    pub fn from_ssh(text: &str) -> Option<Self> {
+        // A link-local address has its NIC behind it.
+        let address = |word: &str| word.split('%').next()?.parse::<IpAddr>().ok();
+        let mut words = text.split_ascii_whitespace();
+        let session = Self {
+            client: address(words.next()?)?.to_canonical(),
+            client_port: words.next()?.parse().ok()?,
+            server: address(words.next()?)?.to_canonical(),
+            server_port: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(session)
+    }
 }
 
 /// A packet that is asked about.
@@ -81,7 +177,7 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Seconds since the daemon started.
     pub uptime_s: u64,
-    /// The inside NICs.
+    /// The inside and outside NICs.
     pub nics: Vec<NicStatus>,
     /// What the policy holds.
     pub policy: PolicyStatus,
@@ -101,11 +197,13 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// An inside NIC.
+/// An inside or outside NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicStatus {
     /// Its name.
     pub name: String,
+    /// `inside` or `outside`.
+    pub side: String,
     /// `native`, `generic`, or `gone`.
     pub attached: String,
     /// Seconds since the NIC went away; `null` while it is there.
@@ -219,7 +317,7 @@ pub struct Drop {
 }
 
 /// A rule that has a part in an explanation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NamedRule {
     /// Its name.
     pub rule: String,
@@ -292,4 +390,65 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
     /// What it says and isn't enforced.
     pub not_enforced: Vec<String>,
+    /// Flows that were cut, as the policy allows them no more.
+    pub cut_flows: usize,
+    /// Flows that go on though the policy allows them no more (`on_change = "keep"`).
+    pub kept_flows: usize,
+}
+
+/// The answer to [`Request::Flows`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowList {
+    /// How many flows fit.
+    pub count: usize,
+    /// They, in a fixed order; empty where only their number was asked for.
+    pub flows: Vec<FlowStatus>,
+}
+
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// The client's address before source NAT; `null` where it isn't known, or there is no client.
+    pub client: Option<IpAddr>,
+    /// Its port there.
+    pub client_port: u16,
+    /// The address on the gateway's side of the NIC, after source NAT.
+    pub local: IpAddr,
+    /// The local port; of ICMP the identifier.
+    pub local_port: u16,
+    /// The address beyond.
+    pub remote: IpAddr,
+    /// The remote port.
+    pub remote_port: u16,
+    /// `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    pub protocol: String,
+    /// The stable name of its state.
+    pub state: String,
+    /// Who opened it: `gateway`, `inside` or `inbound`.
+    pub origin: String,
+    /// The host behind destination NAT that serves it, with its port.
+    pub host: Option<String>,
+    /// Seconds since it was opened.
+    pub age_s: u64,
+    /// Seconds since its last packet.
+    pub idle_s: u64,
+    /// Packets from the local end.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Packets from the remote end.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// A name that has the remote address.
+    pub name: Option<String>,
+    /// The rules that allow it now.
+    pub rules: Vec<NamedRule>,
+}
+
+/// The answer to [`Request::Kill`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    /// How many flows were cut.
+    pub cut: usize,
 }

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use filter_common::{
+    egress::Side,
     verdict::{DropReason, PassReason},
     wire::{
         AUDITED, Counter, Grant, MAX_CELLS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation,
@@ -39,7 +40,8 @@ pub(super) fn mode_name(mode: AttachedMode) -> &'static str {
 
 impl Daemon {
     /// One screen about everything.
-    pub(super) fn status(&self) -> Result<Status> {
+    pub(super) fn status(&mut self) -> Result<Status> {
+        let flow_tables = self.flow_tables()?;
         let names = self.names.report(Instant::now());
         let maps = &self.slots.maps;
         let mut passes = BTreeMap::new();
@@ -109,7 +111,11 @@ impl Daemon {
                     .count(),
                 addresses: names.addresses,
             },
-            tables: self.table_status(&self.slots.in_force().tables),
+            tables: {
+                let mut tables = self.table_status(&self.slots.in_force().tables);
+                tables.extend(flow_tables);
+                tables
+            },
             passes,
             drops,
             audited,
@@ -122,8 +128,15 @@ impl Daemon {
     fn nic_status(&self, nic: &NicPins, passed: Count, dropped: Count) -> NicStatus {
         let attachment = self.attachments.iter().find(|attachment| attachment.nic == *nic);
         let mode = attachment.and_then(|attachment| attached_mode(attachment, &self.host_state));
+        let side = self.policy.gateway.side(&nic.name);
         NicStatus {
             name: nic.name.to_string(),
+            side: match side {
+                Some(Side::Inside) => "inside",
+                Some(Side::Outside) => "outside",
+                None => "gone",
+            }
+            .to_owned(),
             attached: mode.map_or("gone", mode_name).to_owned(),
             gone_for_s: self
                 .absences
@@ -352,7 +365,7 @@ impl Daemon {
     }
 
     /// The names that have an address, the first of them.
-    fn name_of(&self, address: IpAddr) -> Option<String> {
+    pub(super) fn name_of(&self, address: IpAddr) -> Option<String> {
         let brought = self.slots.in_force().meaning.destinations().get(&IpNet::from(address))?;
         let names: BTreeSet<_> =
             brought.iter().filter_map(|brought| brought.name.as_ref()).collect();
@@ -360,7 +373,7 @@ impl Daemon {
     }
 }
 
-fn protocol_name(number: u8) -> String {
+pub(super) fn protocol_name(number: u8) -> String {
     match number {
         1 => "icmp".to_owned(),
         6 => "tcp".to_owned(),

@@ -96,6 +96,13 @@ pub struct EventLoss {
     pub lost: u64,
 }
 
+/// The tables of flows, opened once more, so that another thread than the daemon's can go through
+/// them: a full one takes a good part of a second.
+pub struct FlowTables {
+    flows: HashMap<MapData, FlowKey, FlowRecord>,
+    kept: HashMap<MapData, FlowKey, u64>,
+}
+
 struct Tries {
     grants4: LpmTrie<MapData, [u8; 4], u32>,
     grants6: LpmTrie<MapData, [u8; 16], u32>,
@@ -128,6 +135,71 @@ impl SlotIndex {
             Self::First => 0,
             Self::Second => 1,
         }
+    }
+}
+
+// === impl FlowTables ===
+
+impl fmt::Debug for FlowTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowTables").finish_non_exhaustive()
+    }
+}
+
+impl FlowTables {
+    /// Opens the pinned tables.
+    ///
+    /// # Errors
+    ///
+    /// They are not pinned, or are of another kind.
+    pub fn open(pins: &PinDirectory) -> Result<Self> {
+        let open = |name| -> Result<aya::maps::Map> {
+            let data = MapData::from_pin(pins.map(name))
+                .with_context(|| format!("the pinned map {name} can't be opened"))?;
+            Ok(aya::maps::Map::from_map_data(data)?)
+        };
+        Ok(Self { flows: open("FLOWS")?.try_into()?, kept: open("KEPT_FLOWS")?.try_into()? })
+    }
+
+    /// Every flow that is remembered, as [`SharedMaps::flows`].
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, FlowRecord)>> {
+        read_flows(&self.flows)
+    }
+
+    /// Forgets a flow if it still is as it was read: one that a packet has opened anew meanwhile
+    /// stays.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read or written.
+    pub fn forget_if_same(&mut self, key: &FlowKey, seen: u64) -> Result<()> {
+        match self.flows.get(key, 0) {
+            Ok(record) if record.seen == seen => Ok(removed(self.flows.remove(key))?),
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The flows that are kept, each with the tick since when.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read.
+    pub fn kept(&self) -> Result<Vec<(FlowKey, u64)>> {
+        Ok(self.kept.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Keeps a flow no longer.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn forget_kept(&mut self, key: &FlowKey) -> Result<()> {
+        Ok(removed(self.kept.remove(key))?)
     }
 }
 
@@ -348,16 +420,7 @@ impl SharedMaps {
     ///
     /// The map can't be read.
     pub fn flows(&self) -> Result<Vec<(FlowKey, FlowRecord)>> {
-        let mut flows = Vec::new();
-        for key in self.flows.keys() {
-            let key = key?;
-            match self.flows.get(&key, 0) {
-                Ok(record) => flows.push((key, record)),
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(flows)
+        read_flows(&self.flows)
     }
 
     /// Cuts a flow; one that is gone needs no cutting.
@@ -451,6 +514,20 @@ impl SharedMaps {
             lost: sum.lost.wrapping_add(window.lost),
         }))
     }
+}
+
+/// Every flow of a table; those that go while it is read are left out.
+fn read_flows(table: &HashMap<MapData, FlowKey, FlowRecord>) -> Result<Vec<(FlowKey, FlowRecord)>> {
+    let mut flows = Vec::new();
+    for key in table.keys() {
+        let key = key?;
+        match table.get(&key, 0) {
+            Ok(record) => flows.push((key, record)),
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(flows)
 }
 
 fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M>

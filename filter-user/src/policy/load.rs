@@ -24,7 +24,7 @@ use self::{
     reader::{Report, TomlFile},
     sections::Collector,
 };
-use super::{DenyAction, Destination, NamePattern, OnChange, Origin, Policy, Rule};
+use super::{DenyAction, Destination, NamePattern, Origin, Policy, Rule};
 
 /// What loading gives: the policy, and what is worth saying about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,14 +211,6 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
             origin: Some(policy.gateway.origin.clone()),
             message: "deny = \"reject\" is not enforced yet".to_owned(),
             help: "denied packets are dropped without an answer instead".to_owned(),
-        });
-    }
-    if policy.gateway.on_change == OnChange::Keep {
-        notes.push(Diagnostic {
-            kind: Kind::NotEnforced,
-            origin: Some(policy.gateway.origin.clone()),
-            message: "on_change = \"keep\" is not enforced yet".to_owned(),
-            help: "what a changed policy no longer allows is cut at once instead".to_owned(),
         });
     }
     if !policy.dns.listen.is_empty() {
@@ -422,7 +414,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::policy::{Clients, Mode, RuleState, SpecialPurpose, XdpMode};
+    use crate::policy::{Clients, Mode, OnChange, RuleState, SpecialPurpose, XdpMode};
 
     const UNGUARDED: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n";
     const MINIMAL: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n\
@@ -565,8 +557,6 @@ note = "for the admins"
             [
                 "gateway.toml:2: deny = \"reject\" is not enforced yet; denied packets are \
                  dropped without an answer instead",
-                "gateway.toml:2: on_change = \"keep\" is not enforced yet; what a changed policy \
-                 no longer allows is cut at once instead",
                 "gateway.toml:11: [dns] listen is not enforced yet: the forwarder is not started; \
                  clients' questions to these addresses pass, but nothing of ours answers them and \
                  no address is learned from them",

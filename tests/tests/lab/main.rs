@@ -11,6 +11,7 @@
 
 mod daemon;
 mod failure;
+mod flows;
 mod ground;
 mod kill;
 mod nics;
