@@ -181,10 +181,19 @@ fn service<F: Frame + ?Sized, T: Tables>(
     let state = match state {
         Ok(state) => state,
         Err(reason) => {
+            let cut = matches!(reason, DropReason::FlowCut);
             if protocol == protocol::TCP && !flow::opens(flags) {
                 // The gateway's own services know their connections themselves; what goes on to
                 // others must have been opened in sight.
-                return if grant.is_own() { Ok(Verdict::Permit(permit)) } else { Err(reason) };
+                return if grant.is_own() && !cut {
+                    Ok(Verdict::Permit(permit))
+                } else {
+                    Err(reason)
+                };
+            }
+            // Only TCP says that it begins anew; what was cut of others is forgotten in its time.
+            if cut && protocol != protocol::TCP {
+                return Err(DropReason::FlowCut);
             }
             let load = Load { packets: 1, bytes: frame.len() };
             *record = FlowRecord::open(tables.clock(), FlowState::Opening, Origin::Inbound);
