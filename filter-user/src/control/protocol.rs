@@ -452,3 +452,36 @@ pub struct Killed {
     /// How many flows were cut.
     pub cut: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sshd_says_is_a_session() {
+        let session = |text: &str| {
+            let found = Session::from_ssh(text)?;
+            Some(format!("{} {} {}", found.client, found.server, found.server_port))
+        };
+        for (text, expected) in [
+            ("10.0.0.2 50000 10.0.0.1 22", Some("10.0.0.2 10.0.0.1 22")),
+            ("fe80::2%eth1 50000 fe80::1%eth1 22", Some("fe80::2 fe80::1 22")),
+            ("::ffff:10.0.0.2 50000 ::ffff:10.0.0.1 22", Some("10.0.0.2 10.0.0.1 22")),
+            ("", None),
+            ("UNKNOWN 65535 UNKNOWN 65535", None),
+            ("10.0.0.2 50000 10.0.0.1", None),
+            ("10.0.0.2 50000 10.0.0.1 22 more", None),
+        ] {
+            assert_eq!(session(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plain_reload_is_a_careful_one() {
+        let request: Request = serde_json::from_str("{\"command\":\"reload\"}").unwrap();
+        assert_eq!(request, Request::Reload(ReloadRequest::default()));
+        let request = Request::Kill(FlowFilter { port: Some(22), ..FlowFilter::default() });
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+    }
+}
