@@ -5,6 +5,7 @@ use crate::{
     flow::{self, Flow as _, FlowState, Load, Origin, Way, Workspace},
     frame::Frame,
     parse::{Address, Fragment, Headers, Payload, Quoted, parse, parse_quoted, protocol},
+    reject::Answer,
     tables::{Class, Mode, Role, Tables},
     verdict::{DropReason, PassReason, Verdict},
     wire::{Active, FlowKey, Grant, Observation, Permit, Selector, SlotSettings},
@@ -32,10 +33,10 @@ pub struct Decision {
 
 impl Decision {
     /// The decision as an observing instance writes it down, and the host expects it: taken in
-    /// `mode`, from the slot that `active` names.
+    /// `mode`, from the slot that `active` names; `answer` is what the client would get.
     #[inline(always)]
     #[must_use]
-    pub const fn observation(&self, active: Active, mode: Mode) -> Observation {
+    pub const fn observation(&self, active: Active, mode: Mode, answer: Answer) -> Observation {
         Observation {
             active: active.0,
             permit: match self.verdict {
@@ -46,7 +47,8 @@ impl Decision {
             class: self.class.0,
             reason: self.verdict.code(),
             passes: self.verdict.passes(mode) as u8,
-            reserved: [0; 2],
+            answer: answer.code(),
+            reserved: 0,
         }
     }
 }

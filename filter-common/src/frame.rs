@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-//! Bounds-checked reads from a frame.
+//! Bounds-checked reads from a frame, and writes into one.
 
 /// Bytes of a frame, from the Ethernet header on.
 pub trait Frame {
@@ -45,6 +45,27 @@ pub trait Frame {
     }
 }
 
+/// A frame that can be made into another one.
+pub trait FrameMut: Frame {
+    /// Copies bytes into the frame, from `offset` on; `None` where it has no room for all of them,
+    /// and then none is written.
+    fn write<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Option<()>;
+
+    /// Puts `room` bytes in front, which may hold anything, and then cuts the end off, so that
+    /// `length` bytes are left in all; `None` where that can't be done, and then the frame is of no
+    /// use any more.
+    fn reshape(&mut self, room: u32, length: u32) -> Option<()>;
+}
+
+/// A frame on the host that has room in front of it, as drivers leave it.
+#[derive(Debug)]
+pub struct Buffer<'a> {
+    bytes: &'a mut [u8],
+    start: usize,
+}
+
+// === impl Frame ===
+
 impl Frame for &[u8] {
     type Anew<'a>
         = &'a [u8]
@@ -79,5 +100,59 @@ impl Frame for [u8] {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(N)?;
         self.get(start..end)?.try_into().ok()
+    }
+}
+
+// === impl Buffer ===
+
+impl<'a> Buffer<'a> {
+    /// The frame that begins at `start` and ends where `bytes` do; `None` where it would begin
+    /// behind that.
+    #[must_use]
+    pub fn new(bytes: &'a mut [u8], start: usize) -> Option<Self> {
+        (start <= bytes.len()).then_some(Self { bytes, start })
+    }
+
+    /// The frame as it is now.
+    #[must_use]
+    pub fn frame(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl Frame for Buffer<'_> {
+    type Anew<'a>
+        = &'a [u8]
+    where
+        Self: 'a;
+
+    fn anew(&self) -> &[u8] {
+        self.frame()
+    }
+
+    fn len(&self) -> u32 {
+        Frame::len(self.frame())
+    }
+
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.frame().read(offset)
+    }
+}
+
+impl FrameMut for Buffer<'_> {
+    fn write<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Option<()> {
+        let start = self.start.checked_add(usize::try_from(offset).ok()?)?;
+        let end = start.checked_add(N)?;
+        self.bytes.get_mut(start..end)?.copy_from_slice(&bytes);
+        Some(())
+    }
+
+    fn reshape(&mut self, room: u32, length: u32) -> Option<()> {
+        let start = self.start.checked_sub(usize::try_from(room).ok()?)?;
+        let end = start.checked_add(usize::try_from(length).ok()?)?;
+        let bytes = core::mem::take(&mut self.bytes);
+        self.bytes = bytes.get_mut(..end)?;
+        self.start = start;
+        Some(())
     }
 }

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod outside;
 pub mod parse;
 pub mod pod;
+pub mod reject;
 pub mod tables;
 pub mod verdict;
 pub mod wire;

@@ -117,6 +117,16 @@ reasons! {
     NotFromInside = 95, "not-from-inside", "Forwarded out of an outside NIC, but not from an inside NIC.";
 }
 
+reasons! {
+    /// What came of a denied packet whose client is to be told. Codes 128 to 191; the packet itself
+    /// counts at its drop reason.
+    Answered;
+    Reset = 128, "reset", "A TCP reset went back to the client.";
+    Unreachable = 129, "unreachable", "An ICMP error, administratively prohibited, went back to the client.";
+    Limited = 130, "limited", "No answer: the client has had as many as it gets in this time.";
+    Impossible = 131, "impossible", "No answer: the frame could not be turned into one.";
+}
+
 /// What is done with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

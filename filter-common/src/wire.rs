@@ -47,6 +47,10 @@ pub const MAX_KEPT_FLOWS: u32 = 1 << 16;
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
 /// Clients whose rejected packets are counted, to answer no more than a few of them.
 pub const MAX_REJECTED: u32 = 1 << 14;
+/// Answers that a client gets in a second for packets that are rejected.
+pub const ANSWERS_PER_SECOND: u64 = 100;
+/// Answers that it gets at once, after a second without any.
+pub const ANSWERS_AT_ONCE: u64 = 100;
 /// Interfaces of the kernel that packets may be forwarded from: NICs and what stands on them.
 pub const MAX_INTERFACES: u32 = 4096;
 /// Bytes of the ring buffer for events.
@@ -349,8 +353,10 @@ pub struct Observation {
     pub reason: u8,
     /// 1 if the packet passes.
     pub passes: u8,
+    /// The code of the [`Answer`](crate::reject::Answer) that the client would get.
+    pub answer: u8,
     /// Always 0.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 const _: () = assert!(size_of::<Observation>() == 24 && align_of::<Observation>() == 8);
@@ -440,6 +446,18 @@ pub struct AddressPair {
 }
 
 const _: () = assert!(size_of::<AddressPair>() == 20 && align_of::<AddressPair>() == 1);
+
+/// How many answers a client may still get for packets that are rejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RejectBucket {
+    /// When credit was last given, in ticks.
+    pub given: u64,
+    /// Credit; an answer costs as much as there are ticks in a second.
+    pub credit: u64,
+}
+
+const _: () = assert!(size_of::<RejectBucket>() == 16 && align_of::<RejectBucket>() == 8);
 
 /// The side that an interface of the kernel is on: the value of the table of interfaces.
 pub mod interface {

@@ -2,10 +2,10 @@
 //! The only place that touches packet memory.
 
 use aya_ebpf::{
-    helpers::generated::bpf_xdp_get_buff_len,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
-use filter_common::frame::Frame;
+use filter_common::frame::{Frame, FrameMut};
 
 /// No header that the parser looks at begins beyond this; it keeps offsets in the range that the
 /// verifier accepts for packet pointers.
@@ -23,6 +23,12 @@ pub(crate) struct PacketFrame<'a> {
     end: usize,
     length: u32,
     cell: *mut u32,
+}
+
+/// A frame that entered, and is made into another one.
+pub(crate) struct MutableFrame<'a> {
+    frame: PacketFrame<'a>,
+    context: &'a XdpContext,
 }
 
 /// The packet of a program's context.
@@ -59,6 +65,30 @@ impl<'a> PacketFrame<'a> {
     }
 }
 
+impl PacketFrame<'_> {
+    /// The address of `offset`, from where on `N` bytes lie within the first buffer.
+    #[inline(always)]
+    fn position<const N: usize>(&self, offset: u32) -> Option<usize> {
+        let offset = opaque(offset as usize);
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let position = opaque(self.start + offset);
+        if position + N > self.end {
+            return None;
+        }
+        Some(position)
+    }
+}
+
+impl<'a> MutableFrame<'a> {
+    /// As [`PacketFrame::of_xdp`].
+    #[inline(always)]
+    pub(crate) fn new(context: &'a XdpContext, cell: *mut u32) -> Self {
+        Self { frame: PacketFrame::of_xdp(context, cell), context }
+    }
+}
+
 impl Frame for PacketFrame<'_> {
     type Anew<'b>
         = PacketFrame<'b>
@@ -91,17 +121,67 @@ impl Frame for PacketFrame<'_> {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let offset = opaque(offset as usize);
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let position = opaque(self.start + offset);
-        if position + N > self.end {
-            return None;
-        }
-        // SAFETY: position to position + N lies within the frame, as was just checked; bytes have
-        // no alignment.
+        let position = self.position::<N>(offset)?;
+        // SAFETY: the position was checked; bytes have no alignment.
         Some(unsafe { core::ptr::read(position as *const [u8; N]) })
+    }
+}
+
+impl Frame for MutableFrame<'_> {
+    type Anew<'b>
+        = PacketFrame<'b>
+    where
+        Self: 'b;
+
+    #[inline(always)]
+    fn anew(&self) -> PacketFrame<'_> {
+        self.frame.anew()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.frame.len()
+    }
+
+    #[inline(always)]
+    fn forget(&self, offset: u32) -> u32 {
+        self.frame.forget(offset)
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.frame.read(offset)
+    }
+}
+
+impl FrameMut for MutableFrame<'_> {
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: u32, bytes: [u8; N]) -> Option<()> {
+        let position = self.frame.position::<N>(offset)?;
+        // SAFETY: the position was checked; bytes have no alignment. XDP programs may write to
+        // packets.
+        unsafe { core::ptr::write(position as *mut [u8; N], bytes) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn reshape(&mut self, room: u32, length: u32) -> Option<()> {
+        let cut = (self.frame.length + room).wrapping_sub(length);
+        // SAFETY: the context is the one that the kernel gave the program. No pointer into the
+        // packet outlives the calls.
+        unsafe {
+            // Of a packet in several buffers, those that nothing is left in are given back.
+            if cut != 0 && bpf_xdp_adjust_tail(self.context.ctx, cut.wrapping_neg() as i32) != 0 {
+                return None;
+            }
+            if room != 0 && bpf_xdp_adjust_head(self.context.ctx, room.wrapping_neg() as i32) != 0 {
+                return None;
+            }
+        }
+        self.frame.start = self.context.data();
+        self.frame.end = self.context.data_end();
+        self.frame.length = length;
+        Some(())
     }
 }
 

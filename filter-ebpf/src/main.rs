@@ -10,6 +10,7 @@
 mod events;
 mod frame;
 mod maps;
+mod reject;
 mod tables;
 
 use aya_ebpf::{
@@ -24,7 +25,8 @@ use filter_common::{
     frame::Frame as _,
     outside::decide_outside,
     parse::Headers,
-    tables::{Mode, Role},
+    reject::{Answer, answer_to, tells},
+    tables::{Mode, Role, Tables as _},
     verdict::Verdict,
     wire::{COUNTERS_PER_NIC, MAX_NICS, interface},
 };
@@ -90,11 +92,30 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
         Side::Outside => decide_outside(&frame, &slot, workspace),
     };
     let mode = slot.mode();
+    let verdict = decision.verdict;
     match role {
-        Role::Observing => observe(&slot, &decision, mode),
-        Role::Enforcing => record(nic, &frame, &workspace.headers, decision.verdict, mode),
+        Role::Observing => {
+            let answer = match side {
+                Side::Inside => {
+                    answer_to(&frame, &workspace.headers, verdict, mode, slot.settings())
+                }
+                Side::Outside => Answer::None,
+            };
+            observe(&slot, &decision, mode, answer);
+        }
+        Role::Enforcing => record(nic, &frame, &workspace.headers, verdict, mode),
     }
-    if decision.verdict.passes(mode) { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
+    if verdict.passes(mode) {
+        return xdp_action::XDP_PASS;
+    }
+    match (side, role) {
+        (Side::Inside, Role::Enforcing) if tells(mode, slot.settings()) => {
+            // From here on the reason is all that is left of the judgement, also for the verifier.
+            let reason = frame.forget(u32::from(verdict.code()));
+            reject::reject(context, nic, reason, slot.clock())
+        }
+        (Side::Inside | Side::Outside, _) => xdp_action::XDP_DROP,
+    }
 }
 
 /// Follows what leaves by a NIC.
@@ -178,7 +199,7 @@ fn record(nic: u32, frame: &PacketFrame<'_>, headers: &Headers, verdict: Verdict
 /// Adds the packet to its one counter. Nothing else on this CPU runs in between, as XDP programs
 /// aren't interrupted by one another.
 #[inline(always)]
-fn count(nic: u32, counter: u32, bytes: u32) {
+pub(crate) fn count(nic: u32, counter: u32, bytes: u32) {
     let index = nic * COUNTERS_PER_NIC + counter % COUNTERS_PER_NIC;
     if let Some(counter) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the pointer is to this CPU's copy of the value, and it is used only here.
@@ -190,11 +211,11 @@ fn count(nic: u32, counter: u32, bytes: u32) {
 }
 
 #[inline(always)]
-fn observe(slot: &Slot, decision: &Decision, mode: Mode) {
+fn observe(slot: &Slot, decision: &Decision, mode: Mode, answer: Answer) {
     if let Some(observation) = maps::OBSERVATION.get_ptr_mut(0) {
         // SAFETY: the map belongs to the instance that observes, and user space asks it one
         // question at a time.
-        unsafe { *observation = decision.observation(slot.word(), mode) };
+        unsafe { *observation = decision.observation(slot.word(), mode, answer) };
     }
 }
 

@@ -11,8 +11,8 @@ use filter_common::flow::Workspace;
 use filter_common::wire::{
     AddressPair, COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord,
     FragmentKey, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS,
-    MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation, PORT_CLASS_WORDS, SLOTS, SlotSettings,
-    VLANS,
+    MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED, MAX_SOURCES, Observation, PORT_CLASS_WORDS,
+    RejectBucket, SLOTS, SlotSettings, VLANS,
 };
 
 /// What doesn't fit on the stack, or must not be known to the verifier.
@@ -21,6 +21,10 @@ pub(crate) struct Scratch {
     pub(crate) workspace: Workspace,
     /// For `Frame::forget`.
     pub(crate) cell: u32,
+    /// The client that is told of a denied packet.
+    pub(crate) client: [u8; 16],
+    /// Its first bucket.
+    pub(crate) bucket: RejectBucket,
 }
 
 /// Which slot is in force (`wire::Active`).
@@ -87,6 +91,14 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64> =
 /// The kernel's index of an interface -> its side (`wire::interface`).
 #[map]
 pub(crate) static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+/// The gateway's own addresses on a NIC, by the NIC's index.
+#[map]
+pub(crate) static NIC_ADDRESSES: Array<AddressPair> = Array::with_max_entries(MAX_NICS, 0);
+/// Clients that were told of denied packets, and how often they may be told again.
+#[map]
+pub(crate) static REJECTED: LruHashMap<[u8; 16], RejectBucket> =
+    LruHashMap::with_max_entries(MAX_REJECTED, 0);
 
 /// Packets and bytes, by NIC and counter.
 #[map]

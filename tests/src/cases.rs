@@ -13,7 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use filter_common::egress::{Ingress, Side};
+use filter_common::{
+    egress::{Ingress, Side},
+    reject::Answer,
+};
 use filter_user::{
     compile::{Host, HostNic},
     names::Snapshot,
@@ -63,6 +66,20 @@ pub struct Case {
     pub reason: String,
     /// The rules that allow it, if rules do.
     pub rules: BTreeSet<String>,
+    /// What the client is told, where the case says.
+    pub answer: Option<CaseAnswer>,
+}
+
+/// What a client is told of a denied packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaseAnswer {
+    /// Nothing.
+    None,
+    /// A TCP reset.
+    Reset,
+    /// An ICMP error.
+    Unreachable,
 }
 
 /// Something that happens before a case's frame.
@@ -203,6 +220,7 @@ struct CaseEntry {
     reason: String,
     #[serde(default)]
     rules: BTreeSet<String>,
+    answer: Option<CaseAnswer>,
 }
 
 /// Where the files are in the repository.
@@ -293,6 +311,7 @@ impl Table {
                 verdict: entry.verdict,
                 reason: entry.reason,
                 rules: entry.rules,
+                answer: entry.answer,
                 title,
             });
         }
@@ -315,6 +334,20 @@ impl Setting {
             OriginEntry::Foreign => Ingress::Foreign,
         };
         Ok(CaseWay::Leaves { nic, from, segments: segments.unwrap_or(1) })
+    }
+}
+
+// === impl CaseAnswer ===
+
+impl CaseAnswer {
+    /// As the filter knows it.
+    #[must_use]
+    pub fn wire(self) -> Answer {
+        match self {
+            Self::None => Answer::None,
+            Self::Reset => Answer::Reset,
+            Self::Unreachable => Answer::Unreachable,
+        }
     }
 }
 

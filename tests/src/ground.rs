@@ -14,10 +14,13 @@ use filter_common::{
     egress::{Ingress, Side, egress},
     flow::Workspace,
     outside::decide_outside,
+    parse::Headers,
+    reject::{Answer, answer_to},
     tables::Mode,
     verdict::Verdict,
     wire::{
-        Active, COUNTERS_PER_NIC, Counter, Event, FlowKey, FlowRecord, Observation, SlotSettings,
+        Active, AddressPair, COUNTERS_PER_NIC, Counter, Event, FlowKey, FlowRecord, Observation,
+        SlotSettings,
     },
 };
 use filter_user::{
@@ -28,13 +31,17 @@ use filter_user::{
     },
 };
 
-use crate::{netns, workdir::PinDir};
+use crate::{answers, netns, workdir::PinDir};
 
 /// The smallest frame that the kernel runs a program on: an Ethernet header.
 pub const SHORTEST: usize = 14;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// The longest frame that a program is run on.
+const LONGEST: usize = 1 << 16;
 
 /// `TCX_NEXT`, and `TC_ACT_SHOT`.
 const TC_PASS: i32 = -1;
@@ -68,6 +75,28 @@ pub struct Ground {
 
 /// Takes all samples out of the ring buffer, whose type only aya has.
 type Samples = Box<dyn FnMut() -> Vec<Vec<u8>>>;
+
+/// What becomes of a frame that enters a NIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Passes,
+    /// Nobody hears of it.
+    Dropped,
+    /// This frame goes back.
+    Answered(Vec<u8>),
+}
+
+/// What the host decides on a frame that enters a NIC.
+#[derive(Clone, Copy, Debug)]
+pub struct Judgement {
+    /// The verdict.
+    pub decision: Decision,
+    /// What the client is told.
+    pub answer: Answer,
+    /// What was read of the frame.
+    pub headers: Headers,
+}
 
 /// The counters of a NIC that aren't zero.
 pub type Counters = BTreeMap<u32, Counter>;
@@ -213,8 +242,25 @@ impl Ground {
     pub fn run(&mut self, nic: TestNic, frame: &[u8]) -> Result<bool> {
         match self.enforcing(nic)?.run(frame)? {
             XDP_PASS => Ok(true),
-            XDP_DROP => Ok(false),
+            XDP_DROP | XDP_TX => Ok(false),
             action => bail!("XDP action {action}"),
+        }
+    }
+
+    /// As [`Ground::run`]; what becomes of the frame, to the last byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ground::run`]; also where a frame that isn't answered is changed.
+    pub fn fate(&mut self, nic: TestNic, frame: &[u8]) -> Result<Fate> {
+        let mut out = vec![0; LONGEST];
+        let (action, length) = self.enforcing(nic)?.run_into(frame, &mut out)?;
+        out.truncate(length);
+        match action {
+            XDP_TX => Ok(Fate::Answered(out)),
+            XDP_PASS if out == frame => Ok(Fate::Passes),
+            XDP_DROP if out == frame => Ok(Fate::Dropped),
+            action => bail!("XDP action {action}, and the frame is {out:02x?}"),
         }
     }
 
@@ -285,7 +331,8 @@ impl Ground {
     #[must_use]
     pub fn expected(&self, view: View<'_>, side: Side, frame: &[u8]) -> Observation {
         let view = View { role: Role::Observing, ..view };
-        judge(view, side, frame).observation(self.active, mode(view.tables))
+        let Judgement { decision, answer, .. } = judge(view, side, frame);
+        decision.observation(self.active, mode(view.tables), answer)
     }
 
     /// All counters of a NIC that aren't zero.
@@ -328,11 +375,40 @@ impl Ground {
 
 /// What the host decides on a frame that enters a NIC of a side.
 #[must_use]
-pub fn judge(view: View<'_>, side: Side, frame: &[u8]) -> Decision {
+pub fn judge(view: View<'_>, side: Side, frame: &[u8]) -> Judgement {
     let mut workspace = Workspace::default();
-    match side {
+    let decision = match side {
         Side::Inside => decide(frame, &view, &mut workspace),
         Side::Outside => decide_outside(frame, &view, &mut workspace),
+    };
+    let headers = workspace.headers;
+    let answer = match side {
+        Side::Inside => {
+            let settings = view.tables.settings;
+            answer_to(frame, &headers, decision.verdict, mode(view.tables), settings)
+        }
+        Side::Outside => Answer::None,
+    };
+    Judgement { decision, answer, headers }
+}
+
+// === impl Judgement ===
+
+impl Judgement {
+    /// What becomes of the frame, with the gateway's own addresses on the NIC. Clients that have
+    /// had too many answers, and buffers that are too short, are left out of account.
+    ///
+    /// # Errors
+    ///
+    /// There is an answer that can't be made.
+    pub fn fate(&self, view: View<'_>, frame: &[u8], gateway: &AddressPair) -> Result<Fate> {
+        if self.decision.verdict.passes(mode(view.tables)) {
+            return Ok(Fate::Passes);
+        }
+        if self.answer == Answer::None {
+            return Ok(Fate::Dropped);
+        }
+        Ok(Fate::Answered(answers::make(frame, &self.headers, self.answer, gateway)?))
     }
 }
 

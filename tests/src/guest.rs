@@ -263,7 +263,7 @@ impl Gateway {
     fn counted_to(&self, port: u16) -> Result<u64> {
         let frame = frame(&format!("ip 10.9.0.2 > {GATEWAY} | udp {port}"))?;
         let view = View::new(&self.tables, self.nic.index.into());
-        let verdict = judge(view, self.side, &frame).verdict;
+        let verdict = judge(view, self.side, &frame).decision.verdict;
         let counter = verdict.counter(mode(&self.tables));
         Ok(self.ground.maps.counter(self.nic.index, counter)?.packets)
     }

@@ -11,17 +11,23 @@ use filter_common::{
     flow::Workspace,
     frame::Frame,
     parse::{Address, Headers, ethertype, protocol},
+    reject::{Answer, answer_to},
     tables::{Mode, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{AUDITED, COUNTERS_PER_NIC, FIRST_MATCH, Grant, Permit},
+    wire::{AUDITED, AddressPair, COUNTERS_PER_NIC, FIRST_MATCH, Grant, Permit, SlotSettings},
 };
 use filter_user::compile::MatchKey;
 use ipnet::IpNet;
 
 use crate::{
+    answers,
     model::{Packet, Service, model},
     rich_policy::RichPolicy,
 };
+
+/// The gateway's own addresses on each NIC: of one family only, so that errors of the other come
+/// from where the packet was to go.
+pub const GATEWAY: AddressPair = AddressPair { v4: [10, 0, 10, 1], v6: [0; 16] };
 
 /// At how many lengths a frame is cut to look at its beginning alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +45,19 @@ pub struct Judged {
     pub decision: Decision,
     /// The headers.
     pub headers: Headers,
+    /// What the client is told.
+    pub answer: Answer,
 }
 
 /// Judges a frame.
 pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, tables: &T) -> Judged {
     let mut workspace = Workspace::default();
     let decision = decide(frame, tables, &mut workspace);
-    Judged { decision, headers: workspace.headers }
+    let headers = workspace.headers;
+    let settings = tables.settings();
+    let mode = if settings.mode == SlotSettings::AUDIT { Mode::Audit } else { Mode::Enforce };
+    let answer = answer_to(frame, &headers, decision.verdict, mode, settings);
+    Judged { decision, headers, answer }
 }
 
 /// Checks everything that holds of a frame, on each NIC of the policy and on none.
@@ -75,6 +87,7 @@ fn check_on(rich: &RichPolicy, nic: u8, frame: &[u8], cuts: Cuts) -> Result<(), 
     })?;
     check_codes(judged.decision)?;
     check_reason(rich, nic, &judged)?;
+    check_answer(frame, &judged).map_err(|what| format!("{:?}: {what:#}", judged.answer))?;
     check_empty(&judge(frame, &rich.empty_view(nic)), &judged)?;
 
     for length in lengths(frame, cuts) {
@@ -93,6 +106,16 @@ fn check_on(rich: &RichPolicy, nic: u8, frame: &[u8], cuts: Cuts) -> Result<(), 
     }
     let padded = judge([frame, &[0; 6]].concat().as_slice(), &view);
     ensure(follows(&judged, &padded), || format!("padded: {padded:?}, whole: {judged:?}"))
+}
+
+/// What is answered may be, and gets what it has to get.
+fn check_answer(frame: &[u8], judged: &Judged) -> anyhow::Result<()> {
+    if judged.answer == Answer::None {
+        return Ok(());
+    }
+    answers::may_be_answered(frame)?;
+    let answer = answers::make(frame, &judged.headers, judged.answer, &GATEWAY)?;
+    answers::check(frame, &answer, judged.answer)
 }
 
 /// Codes and counters lie where each kind of verdict has its own.
@@ -122,7 +145,7 @@ fn check_codes(decision: Decision) -> Result<(), String> {
 
 /// The reason is the one that the headers and the naive model of the policy give.
 fn check_reason(rich: &RichPolicy, nic: u8, judged: &Judged) -> Result<(), String> {
-    let Judged { decision, headers } = judged;
+    let Judged { decision, headers, .. } = judged;
     match decision.verdict {
         Verdict::Permit(permit) => check_permit(rich, nic, headers, permit),
         Verdict::Pass(reason) => {

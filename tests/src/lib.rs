@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod captures;
 pub mod cases;
 pub mod cleanup;

@@ -22,6 +22,7 @@ const GATEWAY: &str = r#"
 [gateway]
 inside  = ["office0", "lab0", "any0"]
 outside = []
+deny    = "reject"
 
 [dns]
 upstream = ["192.0.2.53"]

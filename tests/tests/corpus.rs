@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use filter_common::{
     egress::Side,
     frame::Frame,
+    reject::Answer,
     tables::Mode,
-    verdict::{DropReason, PassReason},
+    verdict::{Answered, DropReason, PassReason},
     wire::{Active, COUNTERS_PER_NIC, Counter},
 };
 use filter_user::{
@@ -21,8 +22,8 @@ use filter_user::{
     kernel::{Instance, PinDirectory, Role, SharedMaps, maps::SlotIndex},
 };
 use sluice_lab::{
-    captures,
-    invariants::{self, Cuts, Judged, judge},
+    answers, captures,
+    invariants::{self, Cuts, GATEWAY, Judged, judge},
     netns::unique,
     rich_policy::RichPolicy,
     seeds::seeds,
@@ -32,6 +33,10 @@ use sluice_lab::{
 /// XDP actions (include/uapi/linux/bpf.h).
 const DROP: u32 = 1;
 const PASS: u32 = 2;
+const ANSWER: u32 = 3;
+
+/// The longest frame that a program is run on.
+const LONGEST: usize = 1 << 16;
 
 /// The kernel runs no program on less than an Ethernet header.
 const SHORTEST: usize = 14;
@@ -179,7 +184,7 @@ fn check(what: &str, frames: &BTreeMap<String, Vec<u8>>, cuts: Cuts) -> Result<(
                 continue;
             }
             let compared = loaded
-                .compare(&kernel.maps, frame, &judged)
+                .compare(&mut kernel.maps, frame, &judged)
                 .with_context(|| format!("{name}, NIC {}", loaded.nic))?;
             if compared == Compared::Same {
                 let enforcing = View { role: Role::Enforcing, ..observing };
@@ -209,6 +214,7 @@ impl Kernel {
             maps.apply(SlotIndex::Second, &step)?;
         }
         maps.activate(SlotIndex::Second, GENERATION)?;
+        maps.set_nic_addresses(&RichPolicy::NICS.map(|nic| (nic, GATEWAY)).into())?;
         let mut instances = Vec::new();
         for nic in RichPolicy::NICS {
             instances.push(Loaded {
@@ -225,7 +231,12 @@ impl Kernel {
 // === impl Loaded ===
 
 impl Loaded {
-    fn compare(&mut self, maps: &SharedMaps, frame: &[u8], judged: &Judged) -> Result<Compared> {
+    fn compare(
+        &mut self,
+        maps: &mut SharedMaps,
+        frame: &[u8],
+        judged: &Judged,
+    ) -> Result<Compared> {
         let decision = judged.decision;
         let found = match self.observing.observe(frame) {
             Ok(found) => found,
@@ -233,16 +244,36 @@ impl Loaded {
             Err(error) => return Err(error),
         };
         let active = Active::new(SlotIndex::Second.number(), GENERATION);
-        let expected = decision.observation(active, Mode::Enforce);
+        let expected = decision.observation(active, Mode::Enforce, judged.answer);
         same("observation", found, expected, judged)?;
         let passes = decision.verdict.passes(Mode::Enforce);
         let index = decision.verdict.counter(Mode::Enforce);
         let length = u64::try_from(frame.len())?;
-        let action = self.enforcing.run(frame)?;
+        // However many frames a client sends, each of them may be answered.
+        let mut out = vec![0; LONGEST];
+        let (action, out_length) = self.enforcing.run_into(frame, &mut out)?;
+        out.truncate(out_length);
+        let answered = match judged.answer {
+            Answer::None => None,
+            Answer::Reset => Some(Answered::Reset),
+            Answer::Unreachable => Some(Answered::Unreachable),
+        };
+        if let Some(answered) = answered {
+            maps.forget_rejected()?;
+            let answer = answers::make(frame, &judged.headers, judged.answer, &GATEWAY)?;
+            same("answer", out, answer.clone(), judged)?;
+            let counter = self.counted.entry(u32::from(answered.code())).or_default();
+            counter.packets += 1;
+            counter.bytes += u64::try_from(answer.len())?;
+        }
         let counter = self.counted.entry(index).or_default();
         counter.packets += 1;
         counter.bytes += length;
-        let expected = if passes { PASS } else { DROP };
+        let expected = match answered {
+            Some(_) => ANSWER,
+            None if passes => PASS,
+            None => DROP,
+        };
         same("action", action, expected, judged)?;
         let found = maps.counter(self.nic, index)?;
         same(&format!("counter {index}"), found, *counter, judged)?;

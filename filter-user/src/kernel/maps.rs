@@ -16,8 +16,8 @@ use filter_common::{
     flow::FlowState,
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, Counter, EventWindow, FlowKey, FlowRecord, Grant,
-        MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, SlotSettings, VLANS,
-        interface,
+        MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, RejectBucket, SlotSettings,
+        VLANS, interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -26,7 +26,7 @@ use super::{object::load_object, pins::PinDirectory};
 use crate::compile::{SlotTables, Step};
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 22] = [
+pub(super) const SHARED: [&str; 24] = [
     "ACTIVE",
     "SETTINGS",
     "ZONES",
@@ -46,6 +46,8 @@ pub(super) const SHARED: [&str; 22] = [
     "KEPT_FLOWS",
     "FRAGMENTS",
     "INTERFACES",
+    "NIC_ADDRESSES",
+    "REJECTED",
     "COUNTERS",
     "EVENTS",
     "EVENT_WINDOW",
@@ -63,6 +65,8 @@ pub struct SharedMaps {
     flows: HashMap<MapData, FlowKey, FlowRecord>,
     kept_flows: HashMap<MapData, FlowKey, u64>,
     interfaces: HashMap<MapData, u32, u32>,
+    nic_addresses: Array<MapData, AddressPair>,
+    rejected: HashMap<MapData, [u8; 16], RejectBucket>,
     tries: [Tries; 2],
     counters: PerCpuArray<MapData, Counter>,
     windows: PerCpuArray<MapData, EventWindow>,
@@ -236,6 +240,8 @@ impl SharedMaps {
             flows: take(&mut ebpf, "FLOWS")?,
             kept_flows: take(&mut ebpf, "KEPT_FLOWS")?,
             interfaces: take(&mut ebpf, "INTERFACES")?,
+            nic_addresses: take(&mut ebpf, "NIC_ADDRESSES")?,
+            rejected: take(&mut ebpf, "REJECTED")?,
             tries: [
                 Tries {
                     grants4: take(&mut ebpf, "GRANTS4_0")?,
@@ -409,6 +415,33 @@ impl SharedMaps {
         }
         for index in known.iter().filter(|index| !sides.contains_key(index)) {
             removed(self.interfaces.remove(index))?;
+        }
+        Ok(())
+    }
+
+    /// Says which addresses the gateway has on each NIC, by the NIC's index. NICs that aren't named
+    /// have none.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn set_nic_addresses(&mut self, addresses: &BTreeMap<u8, AddressPair>) -> Result<()> {
+        for nic in 0..u8::try_from(MAX_NICS)? {
+            let value = addresses.get(&nic).copied().unwrap_or_default();
+            self.nic_addresses.set(u32::from(nic), value, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets how often clients were told of denied packets.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn forget_rejected(&mut self) -> Result<()> {
+        let clients: Vec<[u8; 16]> = self.rejected.keys().collect::<Result<_, _>>()?;
+        for client in clients {
+            removed(self.rejected.remove(&client))?;
         }
         Ok(())
     }

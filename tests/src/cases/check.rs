@@ -8,8 +8,9 @@ use filter_common::{
     egress::Side,
     flow::{Way, Workspace},
     parse::parse,
-    verdict::{DropReason, PassReason, Verdict},
-    wire::{Counter, FlowKey},
+    reject::Answer,
+    verdict::{Answered, DropReason, PassReason, Verdict},
+    wire::{AddressPair, Counter, FlowKey},
 };
 use filter_user::{
     compile::{Compiled, CounterLedger, Memory, SlotTables, compile},
@@ -17,9 +18,18 @@ use filter_user::{
 };
 
 use super::{Case, CaseVerdict, CaseWay, Event, Table};
-use crate::ground::{
-    Counters, Ground, SHORTEST, TestNic, Traces, judge, judge_egress, mode, reason_of, timeless,
-    view,
+use crate::{
+    answers,
+    ground::{
+        Counters, Fate, Ground, SHORTEST, TestNic, Traces, judge, judge_egress, mode, reason_of,
+        timeless, view,
+    },
+};
+
+/// The gateway's own addresses on each NIC.
+const GATEWAY: AddressPair = AddressPair {
+    v4: [10, 0, 10, 1],
+    v6: [0x20, 0x01, 0x0d, 0xb8, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
 };
 
 /// How a table went.
@@ -50,7 +60,9 @@ struct Bench {
 /// the program. A case that doesn't hold is one of the report's faults.
 pub fn check(table: &Table) -> Result<Report> {
     let nics = table.nics();
-    let ground = Ground::new(nics, &[Role::Enforcing, Role::Observing])?;
+    let addresses = nics.iter().map(|(nic, _)| (*nic, GATEWAY)).collect();
+    let mut ground = Ground::new(nics, &[Role::Enforcing, Role::Observing])?;
+    ground.maps.set_nic_addresses(&addresses)?;
     let mut bench = Bench { ground, counters: BTreeMap::new(), left_out: 0 };
     let programs = bench.ground.programs();
     let mut report = Report { host: 0, program: 0, programs, faults: Vec::new() };
@@ -72,11 +84,11 @@ pub fn check(table: &Table) -> Result<Report> {
                     bench.before(case)?;
                     bench.observe(case, &compiled.tables, &memory)?;
                 }
-                let verdict = on_the_host(case, &compiled, &memory)?;
+                let outcome = on_the_host(case, &compiled, &memory)?;
                 if in_kernel {
-                    bench.in_the_kernel(case, &compiled.tables, verdict, &memory)?;
+                    bench.in_the_kernel(case, &compiled.tables, &outcome, &memory)?;
                 }
-                Ok(verdict.code())
+                Ok(outcome.verdict.code())
             });
             match code {
                 Ok(code) => {
@@ -100,7 +112,7 @@ fn before_on_the_host(case: &Case, tables: &SlotTables, memory: &Memory) -> Resu
     for event in &case.before {
         match event {
             Event::Pass { way, frame } => {
-                let verdict = decide_on_the_host(*way, frame, tables, memory);
+                let verdict = decide_on_the_host(*way, frame, tables, memory)?.verdict;
                 ensure!(verdict.passes(mode(tables)), "what comes before it is {verdict:?}");
             }
             Event::Cut => memory.flows().keys().for_each(|key| memory.cut(key)),
@@ -110,13 +122,32 @@ fn before_on_the_host(case: &Case, tables: &SlotTables, memory: &Memory) -> Resu
     Ok(())
 }
 
-fn decide_on_the_host(way: CaseWay, frame: &[u8], tables: &SlotTables, memory: &Memory) -> Verdict {
+/// What the host decides: the verdict, and of a frame that enters, what becomes of it.
+struct Outcome {
+    verdict: Verdict,
+    answer: Answer,
+    fate: Option<Fate>,
+}
+
+fn decide_on_the_host(
+    way: CaseWay,
+    frame: &[u8],
+    tables: &SlotTables,
+    memory: &Memory,
+) -> Result<Outcome> {
     let (nic, side) = way.nic();
     let view = view(tables, memory, nic);
-    match way {
-        CaseWay::Enters(_) => judge(view, side, frame).verdict,
-        CaseWay::Leaves { from, segments, .. } => judge_egress(view, side, frame, from, segments),
-    }
+    Ok(match way {
+        CaseWay::Enters(_) => {
+            let judgement = judge(view, side, frame);
+            let fate = Some(judgement.fate(view, frame, &GATEWAY)?);
+            Outcome { verdict: judgement.decision.verdict, answer: judgement.answer, fate }
+        }
+        CaseWay::Leaves { from, segments, .. } => {
+            let verdict = judge_egress(view, side, frame, from, segments);
+            Outcome { verdict, answer: Answer::None, fate: None }
+        }
+    })
 }
 
 /// The flow of a frame that enters; the client, or the host that serves, is its local end.
@@ -130,9 +161,10 @@ fn key(way: CaseWay, frame: &[u8]) -> Result<FlowKey> {
 }
 
 /// Holds the case against what the host decides.
-fn on_the_host(case: &Case, compiled: &Compiled, memory: &Memory) -> Result<Verdict> {
+fn on_the_host(case: &Case, compiled: &Compiled, memory: &Memory) -> Result<Outcome> {
     let Compiled { tables, meaning } = compiled;
-    let verdict = decide_on_the_host(case.way, &case.frame, tables, memory);
+    let outcome = decide_on_the_host(case.way, &case.frame, tables, memory)?;
+    let verdict = outcome.verdict;
     let name = match verdict {
         Verdict::Permit(permit) => permit.reason().context("a permit has no reason")?.name(),
         Verdict::Pass(reason) => reason.name(),
@@ -153,7 +185,14 @@ fn on_the_host(case: &Case, compiled: &Compiled, memory: &Memory) -> Result<Verd
     if (passes, name, &rules) != (case.verdict, case.reason.as_str(), &case.rules) {
         bail!("{passes:?} by `{name}` {rules:?} on the host");
     }
-    Ok(verdict)
+    if case.answer.is_some_and(|answer| answer.wire() != outcome.answer) {
+        bail!("the host answers {:?}", outcome.answer);
+    }
+    if let Some(Fate::Answered(bytes)) = &outcome.fate {
+        answers::check(&case.frame, bytes, outcome.answer)
+            .with_context(|| format!("the answer {bytes:02x?}"))?;
+    }
+    Ok(outcome)
 }
 
 // === impl Bench ===
@@ -162,6 +201,8 @@ impl Bench {
     /// Lets happen what comes before a case, of which only the flows are left.
     fn before(&mut self, case: &Case) -> Result<()> {
         self.ground.forget_flows()?;
+        // However many cases a client has, each of them may be answered.
+        self.ground.maps.forget_rejected()?;
         for event in &case.before {
             match event {
                 Event::Pass { way, frame } => {
@@ -220,12 +261,22 @@ impl Bench {
         &mut self,
         case: &Case,
         tables: &SlotTables,
-        verdict: Verdict,
+        outcome: &Outcome,
         memory: &Memory,
     ) -> Result<()> {
+        let Outcome { verdict, answer, fate } = outcome;
         // One look at the counters is enough for both runs: had observing counted, they would
         // differ.
-        let passes = self.run(case.way, &case.frame)?;
+        let passes = match (case.way, fate) {
+            (CaseWay::Enters(nic), Some(expected)) => {
+                let fate = self.ground.fate(nic, &case.frame)?;
+                if fate != *expected {
+                    bail!("the program: {fate:02x?}; the host: {expected:02x?}");
+                }
+                fate == Fate::Passes
+            }
+            (way, _) => self.run(way, &case.frame)?,
+        };
         let Self { ground, counters, left_out } = self;
         if passes != verdict.passes(mode(tables)) {
             bail!("the program passes it: {passes}; the host: {verdict:?}");
@@ -235,6 +286,16 @@ impl Bench {
         let counter = counters.entry(verdict.counter(mode(tables))).or_default();
         let bytes = u64::try_from(case.frame.len())?;
         *counter = Counter { packets: counter.packets + 1, bytes: counter.bytes + bytes };
+        let answered = match answer {
+            Answer::None => None,
+            Answer::Reset => Some(Answered::Reset),
+            Answer::Unreachable => Some(Answered::Unreachable),
+        };
+        if let (Some(answered), Some(Fate::Answered(bytes))) = (answered, fate) {
+            let counter = counters.entry(u32::from(answered.code())).or_default();
+            counter.packets += 1;
+            counter.bytes += u64::try_from(bytes.len())?;
+        }
         let counted = ground.counters(nic.0)?;
         if counted != *counters {
             let what = format!("counters are {counted:?}, not {counters:?}");
@@ -247,7 +308,7 @@ impl Bench {
         }
         let Traces { samples, left_out } = ground.traces(left_out)?;
         let reasons: Vec<Option<u8>> = samples.iter().map(|sample| reason_of(sample)).collect();
-        match verdict {
+        match *verdict {
             Verdict::Drop(reason) if reasons == [Some(reason.code())] && left_out == 0 => Ok(()),
             Verdict::Drop(_) if reasons.is_empty() && left_out == 1 => Ok(()),
             Verdict::Permit(_) | Verdict::Pass(_) if reasons.is_empty() && left_out == 0 => Ok(()),

@@ -65,7 +65,7 @@ fn the_program_equals_the_model() {
                 Err(reason) => reason.code().into(),
             };
             let decision = judge(View::new(tables, packet.nic.into()), Side::Inside, &frame);
-            assert_eq!(decision.verdict.counter(mode(tables)), counter, "{}", context());
+            assert_eq!(decision.decision.verdict.counter(mode(tables)), counter, "{}", context());
             let counters = expected_counters.entry(packet.nic).or_default();
             let Counter { packets, bytes } = counters.entry(counter).or_default();
             *packets += 1;
