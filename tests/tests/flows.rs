@@ -239,11 +239,13 @@ impl Model {
             self.facts.insert(exchange, facts);
             return true;
         }
-        // A service takes a new beginning, unless the local end's exchange is still going on.
+        // A service takes a new beginning, unless the local end's exchange is still going on; what was
+        // cut begins anew only where a packet says so.
         let over = facts.reset || facts.cut || (facts.local_fin && facts.remote_fin);
         let free = match facts.opened {
             Some(Opener::Local) => over && exchange.is_tcp(),
-            Some(Opener::Remote) | None => true,
+            Some(Opener::Remote) => exchange.is_tcp() || !facts.cut,
+            None => true,
         };
         if exchange.is_service() && begins && free {
             let facts = Facts { opened: Some(Opener::Remote), ..new };
@@ -297,7 +299,7 @@ fn decide(compiled: &Compiled, memory: &Memory, outgoing: bool, frame: &[u8]) ->
     if outgoing {
         judge_egress(view, WAN.1, frame, Ingress::Inside, 1)
     } else {
-        judge(view, WAN.1, frame).verdict
+        judge(view, WAN.1, frame).decision.verdict
     }
 }
 
