@@ -6,4 +6,5 @@
 mod bad_config;
 mod cases;
 mod diff;
+mod frames;
 mod warnings;
