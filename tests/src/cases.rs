@@ -146,6 +146,8 @@ struct PolicyEntry {
     gateway: String,
     rules: String,
     own: BTreeSet<IpAddr>,
+    #[serde(default)]
+    closed: BTreeSet<IpAddr>,
     nic: Vec<NicEntry>,
     #[serde(default)]
     names: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -386,7 +388,7 @@ impl PolicyEntry {
                 elsewhere: nic.elsewhere,
             });
         }
-        let host = Host { nics, own: self.own, ..Host::default() };
+        let host = Host { nics, own: self.own, closed: self.closed };
         let mut addresses = BTreeMap::new();
         for (name, of_name) in self.names {
             addresses.insert(Fqdn::try_from(name.as_str())?, of_name);

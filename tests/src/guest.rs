@@ -18,7 +18,7 @@ use std::{
     path::Path,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -149,7 +149,13 @@ fn attached(gateway: &mut Gateway, side: Side) -> Result<()> {
 
     drop(attachment);
     gateway.ground.pins().remove_nic(&gateway.nic)?;
-    let nic = gateway.found()?;
+    // The kernel takes a program off when it gets round to freeing its link.
+    let mut nic = gateway.found()?;
+    let deadline = Instant::now() + UNDER_WAY;
+    while nic.native_program.is_some() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(50));
+        nic = gateway.found()?;
+    }
     ensure!(
         (nic.native_program, nic.generic_program) == (None, None),
         "a program is still attached without its pins: {nic:?}"

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use filter_common::{
     egress::Side,
     flow::{Way, Workspace},
-    parse::parse,
+    parse::{Headers, parse},
     reject::Answer,
     verdict::{Answered, DropReason, PassReason, Verdict},
-    wire::{AddressPair, Counter, FlowKey},
+    wire::{AddressPair, Counter, FIRST_MATCH, FlowKey},
 };
 use filter_user::{
     compile::{Compiled, CounterLedger, Memory, SlotTables, compile},
@@ -49,6 +49,8 @@ pub struct Report {
 struct Bench {
     ground: Ground,
     counters: BTreeMap<TestNic, Counters>,
+    /// The first counter that belongs to no match.
+    used: u32,
     left_out: u64,
 }
 
@@ -63,15 +65,16 @@ pub fn check(table: &Table) -> Result<Report> {
     let addresses = nics.iter().map(|(nic, _)| (*nic, GATEWAY)).collect();
     let mut ground = Ground::new(nics, &[Role::Enforcing, Role::Observing])?;
     ground.maps.set_nic_addresses(&addresses)?;
-    let mut bench = Bench { ground, counters: BTreeMap::new(), left_out: 0 };
+    let mut bench = Bench { ground, counters: BTreeMap::new(), used: FIRST_MATCH, left_out: 0 };
     let programs = bench.ground.programs();
     let mut report = Report { host: 0, program: 0, programs, faults: Vec::new() };
     let mut ledger = CounterLedger::default();
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<u8, Seen> = BTreeMap::new();
     for (name, setting) in &table.policies {
         let compiled = compile(&setting.policy, &setting.names, &setting.host, &mut ledger)
             .with_context(|| format!("the policy `{name}` doesn't compile"))?;
         bench.ground.swap(&compiled.tables)?;
+        bench.used = FIRST_MATCH + u32::try_from(ledger.len())?;
         let cases: Vec<&Case> = table.cases.iter().filter(|case| case.policy == *name).collect();
         ensure!(!cases.is_empty(), "no case uses the policy `{name}`");
         for case in cases {
@@ -91,20 +94,113 @@ pub fn check(table: &Table) -> Result<Report> {
                 Ok(outcome.verdict.code())
             });
             match code {
-                Ok(code) => {
-                    seen.insert(code);
-                }
+                Ok(code) => seen.entry(code).or_default().add(&case.frame),
                 Err(what) => report.faults.push(format!("{}: {what:#}", case.title)),
             }
         }
     }
-    for reason in PassReason::ALL.iter().filter(|reason| !seen.contains(&reason.code())) {
-        report.faults.push(format!("no case passes by `{}`", reason.name()));
-    }
-    for reason in DropReason::ALL.iter().filter(|reason| !seen.contains(&reason.code())) {
-        report.faults.push(format!("no case is dropped by `{}`", reason.name()));
+    bench.check_unused(&mut report.faults)?;
+    let reasons = PassReason::ALL.iter().map(|reason| (reason.code(), reason.name()));
+    let drops = DropReason::ALL.iter().map(|reason| (reason.code(), reason.name()));
+    for (code, name) in reasons.chain(drops) {
+        report.faults.extend(seen.remove(&code).unwrap_or_default().fault(name));
     }
     Ok(report)
+}
+
+/// The cases of a reason: how many there are, and the kinds of their frames.
+#[derive(Default)]
+struct Seen {
+    cases: usize,
+    kinds: BTreeSet<(Family, Tagging)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Family {
+    V4,
+    V6,
+    NoIp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Tagging {
+    Tagged,
+    Untagged,
+}
+
+/// Reasons that only one family has.
+const ONLY_V4: [&str; 3] = ["igmp", "dhcpv4", "source-route"];
+const ONLY_V6: [&str; 5] =
+    ["neighbour-discovery", "mld", "dhcpv6", "routing-header", "extension-headers"];
+/// Reasons of frames that carry no IP, or that are dropped before it is seen.
+const NO_IP: [&str; 10] = [
+    "arp",
+    "lldp",
+    "lacp",
+    "eapol",
+    "pppoe-discovery",
+    "ppp-control",
+    "unknown-ethertype",
+    "llc-frame",
+    "truncated-ethernet",
+    "misplaced-control",
+];
+/// Reasons whose frames have no tag, or always have.
+const ONE_TAGGING: [&str; 3] = ["lldp", "lacp", "vlan-depth"];
+
+impl Seen {
+    fn add(&mut self, frame: &[u8]) {
+        let mut headers = Headers::default();
+        // What could be read before the frame was found wanting is enough.
+        let _judged = parse(frame, &mut headers);
+        let tagged = matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]));
+        let v6 = |kind: &[u8]| kind == [0x86, 0xdd] || kind == [0x00, 0x57];
+        let family = match headers.ip_version {
+            4 => Family::V4,
+            6 => Family::V6,
+            // Behind more tags or in a session that is none, by the numbers that stand there.
+            _ if frame.chunks(2).take(17).any(v6) => Family::V6,
+            _ if frame.chunks(2).take(17).any(|kind| kind == [0x08, 0x00]) => Family::V4,
+            _ => Family::NoIp,
+        };
+        self.cases += 1;
+        self.kinds.insert((family, if tagged { Tagging::Tagged } else { Tagging::Untagged }));
+    }
+
+    /// What the cases of a reason lack.
+    fn fault(&self, name: &str) -> Option<String> {
+        let families: &[Family] = if NO_IP.contains(&name) {
+            &[]
+        } else if ONLY_V4.contains(&name) {
+            &[Family::V4]
+        } else if ONLY_V6.contains(&name) {
+            &[Family::V6]
+        } else {
+            &[Family::V4, Family::V6]
+        };
+        if self.cases < 3 {
+            return Some(format!("{} cases have the reason `{name}`, not three", self.cases));
+        }
+        if ONE_TAGGING.contains(&name) {
+            return None;
+        }
+        for tagging in [Tagging::Tagged, Tagging::Untagged] {
+            let of_tagging = |family: Option<Family>| {
+                self.kinds.iter().any(|(of_case, of_tag)| {
+                    *of_tag == tagging && family.is_none_or(|family| family == *of_case)
+                })
+            };
+            if !of_tagging(None) {
+                return Some(format!("no {tagging:?} case has the reason `{name}`"));
+            }
+            for family in families {
+                if !of_tagging(Some(*family)) && name != "vlan-depth" && name != "unknown-ppp" {
+                    return Some(format!("no {tagging:?} {family:?} case has `{name}`"));
+                }
+            }
+        }
+        None
+    }
 }
 
 /// Lets happen what comes before a case.
@@ -218,14 +314,26 @@ impl Bench {
                 }
             }
         }
-        if !case.before.is_empty() {
-            for (nic, counters) in &mut self.counters {
-                *counters = self.ground.counters(nic.0)?;
-            }
-            let nic = case.way.nic();
-            self.counters.insert(nic, self.ground.counters(nic.0)?);
+        let touched = case.before.iter().filter_map(|event| match event {
+            Event::Pass { way, .. } => Some(way.nic()),
+            Event::Cut | Event::Keep { .. } => None,
+        });
+        for nic in touched.collect::<BTreeSet<TestNic>>() {
+            self.counters.insert(nic, self.ground.counters_below(nic.0, self.used)?);
         }
         self.ground.traces(&mut self.left_out)?;
+        Ok(())
+    }
+
+    /// No packet counted where no match has its counter.
+    fn check_unused(&self, faults: &mut Vec<String>) -> Result<()> {
+        for nic in self.counters.keys() {
+            let mut counters = self.ground.counters(nic.0)?;
+            counters.retain(|counter, _| *counter >= self.used);
+            if !counters.is_empty() {
+                faults.push(format!("NIC {}: no match has the counters {counters:?}", nic.0));
+            }
+        }
         Ok(())
     }
 
@@ -277,7 +385,7 @@ impl Bench {
             }
             (way, _) => self.run(way, &case.frame)?,
         };
-        let Self { ground, counters, left_out } = self;
+        let Self { ground, counters, used, left_out } = self;
         if passes != verdict.passes(mode(tables)) {
             bail!("the program passes it: {passes}; the host: {verdict:?}");
         }
@@ -296,7 +404,7 @@ impl Bench {
             counter.packets += 1;
             counter.bytes += u64::try_from(bytes.len())?;
         }
-        let counted = ground.counters(nic.0)?;
+        let counted = ground.counters_below(nic.0, *used)?;
         if counted != *counters {
             let what = format!("counters are {counted:?}, not {counters:?}");
             *counters = counted;

@@ -34,7 +34,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: [&str; 2] = ["--config", "profile.dev.debug=false"];
 
 /// How long a guest may run, in seconds: several times of what it takes on two slow cores.
-const LIMIT: &str = "300";
+const LIMIT: &str = "600";
 
 /// `timeout` ends with this status when the limit is reached.
 const LIMIT_REACHED: i32 = 124;
