@@ -7,6 +7,7 @@
 
 mod reader;
 mod sections;
+mod services;
 mod values;
 mod warnings;
 

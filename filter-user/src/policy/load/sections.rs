@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     GATEWAY_FILE,
     reader::{Entry, Report, Section, TomlFile, did_you_mean, nearest},
+    services,
     values::{
         NIC_HELP, PREFIX_HELP, default_dns, duration, filled, label, nic, nic_list, nonempty, note,
         port_list, ports, prefix_member, resolver_list, rule_destinations,
@@ -155,6 +156,7 @@ impl Collector {
                 }
             }
         }
+        services::check_hosts(&self.inbound, report);
         let gateway = self.gateway?;
         // An empty list has been complained about.
         if !gateway.inside.is_empty() {
