@@ -8,7 +8,7 @@ use crate::{
     reject::Answer,
     tables::{Class, Mode, Role, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{Active, FlowKey, Grant, Observation, Permit, Selector, SlotSettings},
+    wire::{Active, FlowKey, FlowRecord, Grant, Observation, Permit, Selector, SlotSettings},
 };
 
 /// How long a later fragment may come after its first, in seconds: the time that Linux waits for
@@ -99,11 +99,56 @@ fn judge<F: Frame + ?Sized, T: Tables>(
         read_quoted(frame, headers, quoted)?;
     }
     let verdict = match policy(tables, workspace, payload, grant, *class) {
-        Ok(verdict) => verdict,
+        Ok(verdict) => {
+            if grant.is_own() && tables.settings().flags & SlotSettings::FOLLOW != 0 {
+                asked(frame, tables, workspace, payload)?;
+            }
+            verdict
+        }
         Err(reason) => of_flow(frame, tables, workspace, payload, reason)?,
     };
     remember(tables, workspace);
     Ok(verdict)
+}
+
+/// Notes what a client asks the gateway itself, unless that answers the gateway's own question.
+#[inline(always)]
+fn asked<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    payload: Payload,
+) -> Result<(), DropReason> {
+    let Workspace { headers, key, record, .. } = workspace;
+    if payload == Payload::Icmp && icmp_kind(headers) != IcmpKind::EchoRequest {
+        return Ok(());
+    }
+    let (protocol, flags) = (headers.protocol, headers.tcp_flags);
+    key.set(headers, Way::Incoming);
+    if let Some(found) = tables.flow(key)
+        && found.is_live(tables.clock(), protocol)
+    {
+        if found.origin().is_local() {
+            return Ok(());
+        }
+        match flow::incoming(found.state(), found.origin(), protocol, flags) {
+            Ok(state) => {
+                advance(frame, tables, &found, state);
+                return Ok(());
+            }
+            Err(DropReason::FlowCut) if protocol != protocol::TCP || !flow::opens(flags) => {
+                return Err(DropReason::FlowCut);
+            }
+            // The gateway's own services know their connections themselves.
+            Err(_) => {}
+        }
+    }
+    let opening = protocol != protocol::TCP || flow::opens(flags);
+    let state = if opening { FlowState::Opening } else { FlowState::Established };
+    *record = FlowRecord::open(tables.clock(), state, Origin::Client);
+    record.count(Way::Incoming, Load { packets: 1, bytes: frame.len() });
+    tables.open_flow(key, record);
+    Ok(())
 }
 
 /// What the rules say.

@@ -67,7 +67,9 @@ pub fn egress<F: Frame + ?Sized, T: Tables>(
     }
     Verdict::Pass(match origin {
         Origin::Gateway => PassReason::Own,
-        Origin::Inside | Origin::Inbound | Origin::InboundHost => PassReason::Forwarded,
+        Origin::Inside | Origin::Inbound | Origin::InboundHost | Origin::Client => {
+            PassReason::Forwarded
+        }
     })
 }
 
@@ -115,7 +117,19 @@ fn follow<F: Frame + ?Sized, T: Tables>(
         if state != FlowState::Cut || headers.protocol == protocol::TCP {
             found.advance(clock.now, state, Way::Outgoing, load);
         }
-    } else if let Some(state) = opened {
+        return;
+    }
+    if let Some(state) = opened {
+        if payload != Payload::Tcp || !flow::opens(flags) {
+            // What answers somebody behind another NIC is of the flow that was opened there.
+            key.set(headers, Way::Incoming);
+            if let Some(found) = tables.flow(key)
+                && found.is_live(clock, headers.protocol)
+            {
+                return;
+            }
+            key.set(headers, Way::Outgoing);
+        }
         *record = FlowRecord::open(clock, state, origin);
         record.count(Way::Outgoing, load);
         tables.open_flow(key, record);

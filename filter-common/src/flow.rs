@@ -58,6 +58,10 @@ pub enum Origin {
     /// The same as [`Self::Inbound`], as the host behind the destination NAT sees it: the local
     /// address is the host's, and the local port is 0 and stands for any.
     InboundHost = 4,
+    /// A host behind an inside NIC, to the gateway itself. It opens nothing: that it is known keeps the
+    /// gateway's answers from opening a flow of their own, by which the client's packets would go
+    /// on as replies after its rule is gone.
+    Client = 5,
 }
 
 /// The way of a packet, seen from the local end.
@@ -225,6 +229,7 @@ impl Origin {
             2 => Some(Self::Inside),
             3 => Some(Self::Inbound),
             4 => Some(Self::InboundHost),
+            5 => Some(Self::Client),
             _ => None,
         }
     }

@@ -185,18 +185,18 @@ fn service<F: Frame + ?Sized, T: Tables>(
             if protocol == protocol::TCP && !flow::opens(flags) {
                 // The gateway's own services know their connections themselves; what goes on to
                 // others must have been opened in sight.
-                return if grant.is_own() && !cut {
-                    Ok(Verdict::Permit(permit))
-                } else {
-                    Err(reason)
-                };
+                if !grant.is_own() || cut {
+                    return Err(reason);
+                }
             }
             // Only TCP says that it begins anew; what was cut of others is forgotten in its time.
             if cut && protocol != protocol::TCP {
                 return Err(DropReason::FlowCut);
             }
             let load = Load { packets: 1, bytes: frame.len() };
-            *record = FlowRecord::open(tables.clock(), FlowState::Opening, Origin::Inbound);
+            let opening = protocol != protocol::TCP || flow::opens(flags);
+            let opened = if opening { FlowState::Opening } else { FlowState::Established };
+            *record = FlowRecord::open(tables.clock(), opened, Origin::Inbound);
             record.count(Way::Incoming, load);
             tables.open_flow(key, record);
             FlowState::Established

@@ -12,7 +12,7 @@ use std::{
 
 use filter_common::{
     egress::{Ingress, Side},
-    flow::FlowState,
+    flow::{FlowState, Origin},
     verdict::Verdict,
 };
 use filter_user::{
@@ -383,6 +383,46 @@ fn flows_follow_the_model() {
     // It would hold for a filter that drops everything, if nothing passed.
     assert!(passed.get() * 10 > incoming.get(), "hardly anything passes");
     assert!(passed.get() * 10 < incoming.get() * 9, "hardly anything is dropped");
+}
+
+/// Answers belong to the flow that was opened: were they to open one the other way round, what is
+/// asked would go on as their answers when no rule allows it any more.
+#[test]
+fn answers_open_no_flow() {
+    let compiled = compiled();
+    let memory = Memory::default();
+    let lan = |nic| view(&compiled.tables, &memory, nic);
+    let enters =
+        |nic, text: &str| judge(lan(nic), Side::Inside, &frame(text).unwrap()).decision.verdict;
+    let leaves = |nic, from, text: &str| {
+        judge_egress(lan(nic), Side::Inside, &frame(text).unwrap(), from, 1)
+    };
+    for transport in ["tcp 50000 > 8080 flags=s", "tcp 50000 > 8080 flags=pa"] {
+        let text = format!("ip 10.0.10.7 > 10.0.20.9 | {transport}");
+        assert!(passes(enters(0, &text)));
+        assert!(passes(leaves(1, Ingress::Inside, &text)));
+    }
+    for flags in ["sa", "a", "pa", "fa"] {
+        let text = format!("ip 10.0.20.9 > 10.0.10.7 | tcp 8080 > 50000 flags={flags}");
+        assert!(passes(enters(1, &text)), "{flags}");
+        assert!(passes(leaves(0, Ingress::Inside, &text)));
+    }
+    let flows = memory.flows();
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    assert_eq!(flows.keys().next().unwrap().remote_port, 8080);
+
+    // To the gateway itself, which answers by the same NIC.
+    let memory = Memory::default();
+    let wan = || view(&compiled.tables, &memory, WAN.0);
+    for flags in ["pa", "a"] {
+        let text = format!("ip 198.51.100.7 > 192.0.2.1 | tcp 40000 > 2222 flags={flags}");
+        assert!(passes(judge(wan(), WAN.1, &frame(&text).unwrap()).decision.verdict));
+        let text = format!("ip 192.0.2.1 > 198.51.100.7 | tcp 2222 > 40000 flags={flags}");
+        assert!(passes(judge_egress(wan(), WAN.1, &frame(&text).unwrap(), Ingress::Own, 1)));
+    }
+    let flows = memory.flows();
+    let origins: Vec<u32> = flows.values().map(|flow| flow.origin).collect();
+    assert_eq!(origins, [Origin::Inbound.code()], "{flows:?}");
 }
 
 #[test]

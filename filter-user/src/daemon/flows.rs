@@ -17,7 +17,7 @@ use filter_common::{
 
 use super::{
     Daemon,
-    judge::{Flows, Judge, Judgement, is_live, local, origin, remote, state},
+    judge::{Flows, Judge, Judgement, is_live, local, origin, remote, state, turned},
     replies::protocol_name,
 };
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -201,6 +201,7 @@ impl Daemon {
         let origin = origin(record);
         let client = match origin {
             Origin::Inside => flows.clients(key, &self.host.own).first().copied(),
+            Origin::Client => Some(turned(key)),
             Origin::Gateway | Origin::Inbound | Origin::InboundHost => None,
         };
         let asked = client.as_ref().map(remote);
@@ -381,7 +382,7 @@ pub(super) fn kept(
 fn fits_key(filter: &FlowFilter, key: &FlowKey, record: &FlowRecord) -> bool {
     let service = match origin(record) {
         Origin::Gateway | Origin::Inside => key.remote_port,
-        Origin::Inbound | Origin::InboundHost => key.local_port,
+        Origin::Inbound | Origin::InboundHost | Origin::Client => key.local_port,
     };
     let with_ports = matches!(key.protocol, protocol::TCP | protocol::UDP);
     filter.port.is_none_or(|port| with_ports && port == service)
@@ -421,6 +422,7 @@ fn origin_name(origin: Origin) -> &'static str {
         Origin::Gateway => "gateway",
         Origin::Inside => "inside",
         Origin::Inbound | Origin::InboundHost => "inbound",
+        Origin::Client => "client",
     }
 }
 

@@ -200,6 +200,10 @@ impl Flows {
     pub(super) fn judge(&self, judge: &Judge<'_>, key: &FlowKey, record: &FlowRecord) -> Judgement {
         match origin(record) {
             Origin::Gateway | Origin::InboundHost => Judgement::Unjudged,
+            Origin::Client => {
+                let transport = transport(key.protocol, key.local_port);
+                judge.packet(Side::Inside, remote(key), local(key), transport)
+            }
             Origin::Inbound => {
                 let transport = transport(key.protocol, key.local_port);
                 judge.packet(Side::Outside, remote(key), local(key), transport)
@@ -267,6 +271,7 @@ impl Flows {
         match origin(record) {
             Origin::Inside => self.clients(key, own),
             Origin::Inbound => vec![*key],
+            Origin::Client => vec![turned(key)],
             Origin::Gateway | Origin::InboundHost => Vec::new(),
         }
     }
@@ -333,7 +338,7 @@ fn address(ip_version: u8, octets: [u8; 16]) -> IpAddr {
 }
 
 /// The same flow, seen from its other end.
-fn turned(key: &FlowKey) -> FlowKey {
+pub(super) fn turned(key: &FlowKey) -> FlowKey {
     FlowKey {
         local: key.remote,
         remote: key.local,

@@ -344,3 +344,19 @@ fn a_reload_that_shuts_out_whoever_asks_for_it_is_refused() {
     let forced = gateway.command_with(&["reload", "--force"], &[session]).unwrap();
     assert_eq!(forced.code, Some(0), "{forced:?}");
 }
+
+#[test]
+fn a_connection_with_the_gateway_itself_is_its_clients() {
+    let lab = Topology::new(Clients::One).unwrap();
+    masquerade(&lab, "masquerade");
+    let own = "[[rule]]\nname = \"own\"\nto = [\"self\"]\ntcp = [2222]\n";
+    let gateway = started(&lab, GATEWAY, own);
+    let mut connection = Connection::open(&lab.client, None, "10.20.0.1:2222", &lab.gateway, 2222);
+    assert!(connection.delivers() && connection.asks());
+    assert_eq!(reload(&gateway, GATEWAY, own)["cut_flows"], 0);
+    assert!(connection.delivers() && connection.asks());
+
+    let reloaded = reload(&gateway, GATEWAY, NO_WEB);
+    assert_eq!(reloaded["cut_flows"], 1, "{reloaded}");
+    assert!(!connection.asks());
+}
