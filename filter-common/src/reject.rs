@@ -462,3 +462,44 @@ const fn checksum(sum: u32) -> [u8; 2] {
     let sum = (sum & 0xffff) + (sum >> 16);
     low16(!sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_gets_a_hundred_answers_at_once_and_then_a_hundred_in_a_second() {
+        for hertz in [100, 250, 1000] {
+            let mut bucket = RejectBucket::first(Clock { now: 7, hertz });
+            let mut at = |now| (0..1000).filter(|_| bucket.take(Clock { now, hertz })).count();
+            assert_eq!(at(7), 99, "and the one that the bucket was made for");
+            assert_eq!(at(7 + hertz / 10), 10);
+            assert_eq!(at(7), 0, "another CPU's clock may be behind");
+            assert_eq!(at(7 + hertz / 10), 10, "which gives a little more, and no debt");
+            assert_eq!(at(7 + 2 * hertz), 100);
+            assert_eq!(at(u64::MAX), 100, "however long it was quiet");
+        }
+    }
+
+    #[test]
+    fn only_the_policy_is_told_of() {
+        let told = DropReason::ALL.iter().filter(|reason| is_denial(**reason));
+        assert!(told.eq(&[
+            DropReason::NotListed,
+            DropReason::PortNotAllowed,
+            DropReason::SourceNotAllowed,
+            DropReason::ProtocolNotAllowed,
+            DropReason::FlowCut,
+        ]));
+    }
+
+    #[test]
+    fn sums() {
+        let bytes: [u8; 16] = core::array::from_fn(|number| 0xf0 | number as u8);
+        let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+        assert_eq!(sum16(bytes), words.sum());
+        // RFC 1071, section 3.
+        assert_eq!(checksum(sum4([0, 1, 0xf2, 3]) + sum4([0xf4, 0xf5, 0xf6, 0xf7])), [0x22, 0x0d]);
+        assert_eq!(checksum(u32::MAX), [0, 0]);
+    }
+}

@@ -22,7 +22,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use filter_common::{egress::Side, wire::FlowKey};
+use filter_common::{
+    egress::Side,
+    wire::{AddressPair, FlowKey},
+};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipnet::IpNet;
 use tokio::{
@@ -116,7 +119,7 @@ struct Daemon {
     pace: Pace,
     attachments: Vec<Attachment>,
     /// What the programs know of interfaces; `None` while that isn't known.
-    interfaces: Option<BTreeMap<u32, Side>>,
+    interfaces: Option<(BTreeMap<u32, Side>, BTreeMap<u8, AddressPair>)>,
     slots: TwoSlots,
     clock: TickClock,
     sweeping: Sweeping,
@@ -344,14 +347,21 @@ impl Daemon {
         Ok(())
     }
 
-    /// Tells the programs which interfaces packets may be forwarded from.
+    /// Tells the programs which interfaces packets may be forwarded from, and which addresses the
+    /// gateway has on each NIC.
     fn follow_interfaces(&mut self) {
-        let interfaces = nics::interfaces(&self.policy.gateway, &self.host_state);
-        if self.interfaces.as_ref() == Some(&interfaces) {
+        let sides = nics::interfaces(&self.policy.gateway, &self.host_state);
+        let addresses = nics::addresses(&self.nics, &self.host_state);
+        if self
+            .interfaces
+            .as_ref()
+            .is_some_and(|known| (&known.0, &known.1) == (&sides, &addresses))
+        {
             return;
         }
-        match self.slots.maps.set_interfaces(&interfaces) {
-            Ok(()) => self.interfaces = Some(interfaces),
+        let maps = &mut self.slots.maps;
+        match maps.set_interfaces(&sides).and_then(|()| maps.set_nic_addresses(&addresses)) {
+            Ok(()) => self.interfaces = Some((sides, addresses)),
             // It is tried again with the next look at the host.
             Err(error) => tracing::error!("{error:#}; packets from new interfaces are dropped"),
         }
@@ -875,6 +885,7 @@ impl Daemon {
         self.attachments.retain(|old| !bare.contains(&old.nic));
         self.attachments.extend(attached.attachments);
         self.nics = numbered;
+        self.follow_interfaces();
         self.host = host;
         self.warnings = summed_up(&warnings);
         self.tables_error = None;

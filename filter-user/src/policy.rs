@@ -98,9 +98,9 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DenyAction {
     /// Denied packets vanish.
-    #[default]
     Drop,
     /// Denied clients are told at once.
+    #[default]
     Reject,
 }
 

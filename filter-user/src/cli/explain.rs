@@ -96,6 +96,13 @@ pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode> {
 fn describe(answer: &Explanation) -> String {
     let audited = if answer.audited { " (audit mode lets it pass)" } else { "" };
     let mut text = format!("{}: {}{audited}\n  {}\n", answer.verdict, answer.reason, answer.text);
+    match answer.answer.as_deref() {
+        None => {}
+        Some("reset") => text.push_str("  the client is told by a TCP reset\n"),
+        Some(_) => {
+            text.push_str("  the client is told by an ICMP error (administratively prohibited)\n")
+        }
+    }
     for rule in &answer.rules {
         text.push_str(&format!("  allowed by {} ({})\n", rule.rule, rule.origin));
     }

@@ -76,6 +76,14 @@ fn describe(status: &Status) -> String {
             text.push_str(&format!("\n{}", by_reason(title, counts)));
         }
     }
+    if !status.rejected.is_empty() {
+        let counts: Vec<String> = status
+            .rejected
+            .iter()
+            .map(|(what, count)| format!("{} {what}", grouped(count.packets)))
+            .collect();
+        text.push_str(&format!("\nrejected: {}\n", counts.join(", ")));
+    }
     let mut tables = Table::new(&["TABLE", "USED", "CAPACITY"]);
     for table in status.tables.iter().filter(|table| table.used > 0) {
         tables.row(vec![table.name.clone(), grouped(table.used), grouped(table.capacity)]);

@@ -189,6 +189,9 @@ pub struct Status {
     pub drops: BTreeMap<String, Count>,
     /// Packets that passed in audit mode and would have been dropped, by reason.
     pub audited: BTreeMap<String, Count>,
+    /// What came of denied packets whose clients are to be told: answers by kind, and why there was
+    /// none.
+    pub rejected: BTreeMap<String, Count>,
     /// Samples that were left out or lost.
     pub events: EventStatus,
     /// What is accepted in the configuration and not enforced, and what happens instead.
@@ -369,6 +372,8 @@ pub struct Explanation {
     pub text: String,
     /// Whether only audit mode lets the packet pass.
     pub audited: bool,
+    /// What the client is told: `reset` (TCP) or `unreachable` (ICMP); `null`: nothing.
+    pub answer: Option<String>,
     /// The NIC that the packet was taken to enter.
     pub nic: String,
     /// The groups that the client is in.

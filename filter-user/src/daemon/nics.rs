@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The NICs: which index each has, what can live behind it, and the program on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use anyhow::{Context as _, Result, bail};
-use filter_common::{egress::Side, wire::MAX_NICS};
+use filter_common::{
+    egress::Side,
+    wire::{AddressPair, MAX_NICS},
+};
 use ipnet::IpNet;
 
 use crate::{
@@ -89,6 +95,40 @@ pub fn interfaces(gateway: &Gateway, state: &HostState) -> BTreeMap<u32, Side> {
         _ => None,
     };
     sides.into_iter().filter_map(only).collect()
+}
+
+/// The addresses that the gateway answers denied clients from, by the NIC's index: one of the NIC
+/// itself, else of a device on it; link-local ones only where there is no other.
+#[must_use]
+pub fn addresses(nics: &[NicPins], state: &HostState) -> BTreeMap<u8, AddressPair> {
+    nics.iter()
+        .filter_map(|nic| {
+            let own = state.nics.get(&nic.name)?.index;
+            let mut found: Vec<(bool, bool, u32, IpAddr)> = devices_above(own, state)
+                .into_iter()
+                .filter_map(|index| Some((index, state.addresses.get(&index)?)))
+                .flat_map(|(index, all)| all.iter().map(move |address| (index, *address)))
+                .map(|(index, address)| (is_link_local(address), index != own, index, address))
+                .collect();
+            // The best is the last to be written.
+            found.sort();
+            let mut pair = AddressPair::default();
+            for (_, _, _, address) in found.into_iter().rev() {
+                match address {
+                    IpAddr::V4(address) => pair.v4 = address.octets(),
+                    IpAddr::V6(address) => pair.v6 = address.octets(),
+                }
+            }
+            Some((nic.index, pair))
+        })
+        .collect()
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 /// What the programs on each NIC do. Without an outside NIC or a second inside one, nobody asks for
@@ -354,5 +394,33 @@ pub(super) mod tests {
         assert_eq!(first.elsewhere, prefixes(&["10.0.30.0/24"]));
         assert_eq!(second.plausible, prefixes(&["0.0.0.0/0", "10.0.30.0/24", "192.168.0.0/24"]));
         assert_eq!(second.elsewhere, behind);
+    }
+
+    #[test]
+    fn answers_come_from_the_best_address() {
+        let named = |name: &str| NicName::try_from(name).unwrap();
+        let mut state = HostState::default();
+        state.nics.insert(named("eth1"), nic(3));
+        state.nics.insert(named("eth1.5"), Nic { lower: Some(3), ..nic(9) });
+        state.nics.insert(named("eth2"), nic(4));
+        let mut own = |index, addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            state.addresses.insert(index, addresses);
+        };
+        own(3, &["169.254.0.3", "fe80::3", "2001:db8::4", "2001:db8::3"]);
+        own(9, &["10.0.5.1", "2001:db8:5::1"]);
+        own(4, &["fe80::4"]);
+        let pins = |index, name| NicPins { index, name: named(name) };
+        let found = addresses(&[pins(0, "eth1"), pins(7, "eth2"), pins(8, "gone")], &state);
+        let text = |pair: &AddressPair| {
+            let (v4, v6) = (IpAddr::from(pair.v4), IpAddr::from(pair.v6));
+            format!("{v4} {v6}")
+        };
+        let found: Vec<(u8, String)> =
+            found.iter().map(|(index, pair)| (*index, text(pair))).collect();
+        assert_eq!(
+            found,
+            [(0, "10.0.5.1 2001:db8::3".to_owned()), (7, "0.0.0.0 fe80::4".to_owned())]
+        );
     }
 }

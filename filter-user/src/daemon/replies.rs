@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use filter_common::{
     egress::Side,
-    verdict::{DropReason, PassReason},
+    reject::Answer,
+    verdict::{Answered, DropReason, PassReason},
     wire::{
         AUDITED, Counter, Grant, MAX_CELLS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation,
         Permit,
@@ -47,6 +48,7 @@ impl Daemon {
         let mut passes = BTreeMap::new();
         let mut drops = BTreeMap::new();
         let mut audited = BTreeMap::new();
+        let mut rejected = BTreeMap::new();
         let mut nics = Vec::new();
         for nic in &self.nics {
             let mut passed = Count::default();
@@ -66,6 +68,11 @@ impl Daemon {
                 add_to(&mut drops, reason.name(), &mut dropped, count);
                 let count = maps.counter(nic.index, AUDITED + u32::from(reason.code()))?.into();
                 add_to(&mut audited, reason.name(), &mut passed, count);
+            }
+            for answered in Answered::ALL {
+                // These packets have their reason among the others.
+                let count = maps.counter(nic.index, u32::from(answered.code()))?.into();
+                add_to(&mut rejected, answered.name(), &mut Count::default(), count);
             }
             nics.push(self.nic_status(nic, passed, dropped));
         }
@@ -119,6 +126,7 @@ impl Daemon {
             passes,
             drops,
             audited,
+            rejected,
             events: EventStatus { skipped: loss.skipped, lost: loss.lost + self.drops_missed },
             not_enforced: self.not_enforced(),
             warnings: self.all_warnings(),
@@ -284,6 +292,9 @@ impl Daemon {
             generation: observation.active >> 8,
             text: text.to_owned(),
             audited,
+            answer: Answer::from_code(observation.answer.into())
+                .and_then(Answer::name)
+                .map(ToOwned::to_owned),
             nic: nic.name.to_string(),
             groups: meaning
                 .class(observation.class)

@@ -42,6 +42,8 @@ pub struct HostState {
     pub nics: BTreeMap<NicName, Nic>,
     /// The addresses of all NICs, without loopback's.
     pub own: BTreeSet<IpAddr>,
+    /// The same addresses, by the kernel's index of the NIC.
+    pub addresses: BTreeMap<u32, BTreeSet<IpAddr>>,
     /// Addresses that the host takes in without owning them: broadcast and anycast.
     pub closed: BTreeSet<IpAddr>,
     /// The prefixes that are routed to each NIC, by the kernel's index.
@@ -220,6 +222,7 @@ impl Netlink {
                 && !own.is_loopback()
             {
                 host.own.insert(own);
+                host.addresses.entry(message.header.index).or_default().insert(own);
             }
         }
 

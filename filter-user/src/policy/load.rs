@@ -25,7 +25,7 @@ use self::{
     reader::{Report, TomlFile},
     sections::Collector,
 };
-use super::{DenyAction, Destination, NamePattern, Origin, Policy, Rule};
+use super::{Destination, NamePattern, Origin, Policy, Rule};
 
 /// What loading gives: the policy, and what is worth saying about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,14 +206,6 @@ pub fn parse(files: &[(Arc<str>, String)]) -> Result<Loaded, LoadErrors> {
 #[must_use]
 pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     let mut notes = Vec::new();
-    if policy.gateway.deny == DenyAction::Reject {
-        notes.push(Diagnostic {
-            kind: Kind::NotEnforced,
-            origin: Some(policy.gateway.origin.clone()),
-            message: "deny = \"reject\" is not enforced yet".to_owned(),
-            help: "denied packets are dropped without an answer instead".to_owned(),
-        });
-    }
     if !policy.dns.listen.is_empty() {
         notes.push(Diagnostic {
             kind: Kind::NotEnforced,
@@ -444,7 +436,7 @@ mod tests {
         );
         assert_eq!(policy.gateway.xdp_mode, XdpMode::Auto);
         assert_eq!(policy.gateway.mode, Mode::Enforce);
-        assert_eq!(policy.gateway.deny, DenyAction::Drop);
+        assert_eq!(policy.gateway.deny, super::super::DenyAction::Reject);
         assert_eq!(policy.gateway.on_change, OnChange::Cut);
         assert_eq!(policy.gateway.origin.to_string(), "gateway.toml:1");
         assert!(policy.dns.upstream.is_empty());
@@ -464,7 +456,7 @@ outside  = ["eth0"]
 ignore   = ["wlan0"]
 xdp_mode = "generic"
 mode     = "audit"
-deny     = "reject"
+deny     = "drop"
 on_change = "keep"
 
 [dns]
@@ -556,8 +548,6 @@ note = "for the admins"
         assert_eq!(
             lines(&not_enforced(&policy)),
             [
-                "gateway.toml:2: deny = \"reject\" is not enforced yet; denied packets are \
-                 dropped without an answer instead",
                 "gateway.toml:11: [dns] listen is not enforced yet: the forwarder is not started; \
                  clients' questions to these addresses pass, but nothing of ours answers them and \
                  no address is learned from them",
