@@ -27,6 +27,7 @@ pub mod model;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod raw;
 pub mod rich_policy;
 pub mod seeds;
 pub mod survival;
