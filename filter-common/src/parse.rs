@@ -518,6 +518,11 @@ fn parse_ipv6<F: Frame + ?Sized>(
                 return Ok(IpPacket { transport, end, fragment, fragment_offset });
             }
         }
+        // Behind a fragment header they would push the ports to where a later fragment, which
+        // doesn't tell how far, can lie over them.
+        if fragment != Fragment::Whole {
+            return Err(DropReason::ExtensionHeaders);
+        }
         // The first four bytes of each of them say what follows, how long they are, and what
         // there is to judge.
         let [following, length, third, fourth] =
@@ -529,9 +534,6 @@ fn parse_ipv6<F: Frame + ?Sized>(
             // The fourth byte is the number of segments left.
             protocol::ROUTING if fourth != 0 => return Err(DropReason::RoutingHeader),
             protocol::FRAGMENT => {
-                if fragment != Fragment::Whole {
-                    return Err(DropReason::ExtensionHeaders);
-                }
                 let field = u16::from_be_bytes([third, fourth]);
                 fragment_offset = u32::from(field & 0xfff8);
                 fragment = match (fragment_offset, field & 1) {

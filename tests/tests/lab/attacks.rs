@@ -226,6 +226,22 @@ const FRAGMENTS_V6: &[Step] = &[
         "ip CLIENT > HOST | fragment 0+ id=13 | fragment 0+ id=14 | udp 443 | MARK",
         Dropped("extension-headers"),
     ),
+    // Options push the ports to where a later fragment may lie, as 24 is behind a header of TCP.
+    (
+        Client,
+        "ip CLIENT > HOST | fragment 0+ id=16 | destination | destination | destination | tcp 40001 > 443 | hex 00000000 | MARK",
+        Dropped("extension-headers"),
+    ),
+    (
+        Client,
+        "ip CLIENT > HOST | fragment 24 id=16 next=6 | hex 9c410016 00000001 00000000 5002ffff 00000000 | MARK",
+        Dropped("fragment-without-first"),
+    ),
+    (
+        Internet,
+        "ip ADMIN > WAN | fragment 0+ id=17 | destination | udp 40001 > 8443 | MARK",
+        Dropped("extension-headers"),
+    ),
     // Neighbour discovery in fragments.
     (
         Client,
