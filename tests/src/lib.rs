@@ -31,5 +31,6 @@ pub mod raw;
 pub mod rich_policy;
 pub mod seeds;
 pub mod survival;
+pub mod swap;
 pub mod topology;
 pub mod workdir;

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements: `sluice-bench kill [TIMES]`, which needs root, and `sluice-bench import [ROUNDS]`.
-//! Both need a `sluice` built next to it.
+//! Measurements: `sluice-bench kill [TIMES]` and `sluice-bench swap [TIMES]`, which need root, and
+//! `sluice-bench import [ROUNDS]`. All need a `sluice` built next to it.
 
 #![forbid(unsafe_code)]
 
 use std::{env, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use sluice_lab::{import_bench, survival};
+use sluice_lab::{import_bench, survival, swap};
 
 /// How often the daemon is killed unless the command line says otherwise.
 const KILLS: u32 = 20;
+
+/// How often policies are swapped unless the command line says otherwise.
+const SWAPS: u32 = 500;
 
 /// How often a file is imported unless the command line says otherwise.
 const ROUNDS: u32 = 7;
@@ -25,10 +28,12 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["kill"] => kill(KILLS),
         ["kill", times] => times.parse().context("TIMES is no number").and_then(kill),
+        ["swap"] => swap(SWAPS),
+        ["swap", times] => times.parse().context("TIMES is no number").and_then(swap),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         _ => {
-            eprintln!("usage: sluice-bench kill [TIMES] | import [ROUNDS]");
+            eprintln!("usage: sluice-bench kill [TIMES] | swap [TIMES] | import [ROUNDS]");
             return ExitCode::from(2);
         }
     };
@@ -48,6 +53,12 @@ fn kill(times: u32) -> Result<()> {
         bail!("the daemon's death opened or closed something");
     }
     Ok(())
+}
+
+fn swap(times: u32) -> Result<()> {
+    let swaps = swap::swap_repeatedly(times)?;
+    println!("{swaps}");
+    swaps.check().context("a swap opened or closed something")
 }
 
 fn import(rounds: u32) -> Result<()> {

@@ -9,6 +9,7 @@
     reason = "all of this crate is tests; clippy.toml exempts only functions marked as such"
 )]
 
+mod atomicity;
 mod attacks;
 mod daemon;
 mod failure;
