@@ -495,7 +495,7 @@ mod tests {
 
     #[test]
     fn sums() {
-        let bytes: [u8; 16] = core::array::from_fn(|number| 0xf0 | number as u8);
+        let bytes: [u8; 16] = core::array::from_fn(|number| 0xf0 | number.to_le_bytes()[0]);
         let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
         assert_eq!(sum16(bytes), words.sum());
         // RFC 1071, section 3.

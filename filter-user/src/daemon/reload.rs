@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reading the configuration again: it is put in force as a whole, or nothing changes.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use filter_common::wire::FlowKey;
+
+use super::{
+    Daemon, Saving, compile_whole, flows,
+    judge::{Flows, Judge},
+    nics, own_prefixes, suitable, tell_of_tags,
+};
+use crate::{
+    compile::Host,
+    control::protocol::{ReloadRequest, Reloaded},
+    dns::Resolver,
+    kernel::pins::NicPins,
+    names::Settings,
+    policy::load::{Loaded, load, summed_up},
+};
+
+impl Daemon {
+    /// Reads the configuration again and puts it in force, or says why not and changes nothing.
+    pub(super) async fn reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
+        let result = self.try_reload(request).await;
+        self.config_error = result.as_ref().err().map(|error| format!("{error:#}"));
+        if let Ok(reloaded) = &result {
+            tracing::info!(generation = reloaded.generation, rules = reloaded.rules, "reloaded");
+        }
+        result
+    }
+
+    async fn try_reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
+        let kept = "the policy that was in force stays in force";
+        let loaded = load(&self.options.config).map_err(|errors| {
+            let directory = self.options.config.display();
+            anyhow!("the configuration in {directory} is broken, and {kept}:\n{errors}")
+        })?;
+        self.host_state = self.netlink.read().await?;
+        suitable::check(&loaded.policy, &self.host_state).context(kept)?;
+        let numbered = nics::number(&loaded.policy, &self.pins)?;
+        let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
+        let tags = nics::keep_tags(&loaded.policy, &numbered).context(kept)?;
+
+        // New names are looked up before tables without their addresses take the place of others.
+        let mut names = self.names.clone();
+        names.set_settings(Settings::from(&loaded.policy.dns));
+        names.set_own(own_prefixes(&host));
+        names.set_names(&loaded.policy.exact_names(), Instant::now());
+        let names = std::mem::replace(&mut self.names, names);
+        let resolver = if loaded.policy.dns.upstream == self.policy.dns.upstream {
+            Arc::clone(&self.resolver)
+        } else {
+            Arc::new(Resolver::new(&loaded.policy.dns.upstream))
+        };
+        let resolver = std::mem::replace(&mut self.resolver, resolver);
+        self.await_first_lookups().await;
+
+        let before = (self.slots.in_force().clone(), self.host.clone());
+        let result = match self.read_flows().await {
+            Ok(flows) => self.put_policy_in_force(loaded, (numbered, host), request, &flows),
+            Err(error) => Err(error),
+        };
+        let kept_flows = match result {
+            Ok(kept_flows) => kept_flows,
+            Err(error) => {
+                self.names = names;
+                self.resolver = resolver;
+                nics::restore_tags(&tags);
+                return Err(error.context(kept));
+            }
+        };
+        tell_of_tags(&tags);
+        self.tags = tags;
+        let mut warnings = self.all_warnings();
+        let flows = match self.settle_flows((&before.0, &before.1), kept_flows).await {
+            Ok(flows) => flows,
+            Err(error) => {
+                let message = format!("flows that the new policy denies may go on: {error:#}");
+                tracing::error!("{message}");
+                warnings.push(message);
+                flows::Outcome::default()
+            }
+        };
+        if let Err(error) = self.remove_unused_nics() {
+            tracing::error!("{error:#}");
+        }
+        match self.netlink.read().await {
+            Ok(state) => {
+                let before = std::mem::replace(&mut self.host_state, state);
+                self.follow_absences(&before);
+            }
+            Err(error) => tracing::error!("{error:#}"),
+        }
+        self.names_saving = Saving::Due;
+        Ok(Reloaded {
+            generation: self.slots.generation(),
+            rules: self.policy.enabled_rules().count(),
+            warnings,
+            not_enforced: self.not_enforced(),
+            cut_flows: flows.cut,
+            kept_flows: flows.kept,
+        })
+    }
+
+    /// The part of a reload that either happens or doesn't. Gives the flows that it kept.
+    fn put_policy_in_force(
+        &mut self,
+        loaded: Loaded,
+        (numbered, host): (Vec<NicPins>, Host),
+        request: &ReloadRequest,
+        flows: &Flows,
+    ) -> Result<BTreeMap<FlowKey, FlowKey>> {
+        let Loaded { policy, warnings } = loaded;
+        let mut ledger = self.ledger.clone();
+        let compiled = compile_whole((&policy, &self.names, &host), &mut self.slots, &mut ledger)?;
+        let new = Judge::new(&compiled.tables, &host);
+        let old = Judge::new(&self.slots.in_force().tables, &self.host);
+        Self::check_session(request, &policy, &old, &new)?;
+        let kept = flows::kept(flows, &old, &new, &policy);
+        let serves = |nic: &NicPins| {
+            let wanted =
+                policy.gateway.side(&nic.name).map(|side| nics::duty(&policy.gateway, side));
+            self.attachments
+                .iter()
+                .any(|attachment| attachment.nic == *nic && Some(attachment.duty) == wanted)
+        };
+        let mut bare = self.there(&numbered);
+        bare.retain(|nic| !self.has_program(nic) || !serves(nic));
+        let before = std::mem::replace(&mut self.policy, policy);
+        self.follow_interfaces();
+        let attached = match self.attach(&bare) {
+            Ok(attached) => attached,
+            Err(error) => {
+                self.policy = before;
+                self.follow_interfaces();
+                return Err(error);
+            }
+        };
+        let result = self.keep(flows, kept.keys());
+        if let Err(error) = result.and_then(|()| self.put_in_force(compiled, ledger)) {
+            self.policy = before;
+            self.keep_no_longer(&kept);
+            self.follow_interfaces();
+            attached.take_back(&self.pins)?;
+            return Err(error);
+        }
+        for attachment in &attached.attachments {
+            if let Some(announcement) = &attachment.announcement {
+                tracing::warn!("{announcement}");
+            }
+        }
+        self.attachments.retain(|old| !bare.contains(&old.nic));
+        self.attachments.extend(attached.attachments);
+        self.nics = numbered;
+        self.follow_interfaces();
+        self.host = host;
+        self.warnings = summed_up(&warnings);
+        self.tables_error = None;
+        Ok(kept)
+    }
+}
