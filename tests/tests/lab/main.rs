@@ -17,4 +17,5 @@ mod flows;
 mod ground;
 mod kill;
 mod nics;
+mod reject;
 mod support;
