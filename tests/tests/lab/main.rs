@@ -19,3 +19,4 @@ mod kill;
 mod nics;
 mod reject;
 mod support;
+mod transfers;

@@ -37,6 +37,7 @@ rows! {
     Lab, look, "dnsmasq-base", "dnsmasq", "a second DNS server, so that none is tested by its habits alone";
     Lab, look, "nftables", "nft", "the gateway's source NAT in the lab";
     Lab, look, "tcpdump", "tcpdump", "captures answers to denied packets, and checks them by rules of its own";
+    Lab, look, "iperf3", "iperf3", "transfers at full speed through the lab's gateway";
     Lab, look, "python3-minimal", "python3", "small servers of other people's making in the lab";
     Guests, look, "qemu-system-x86", "qemu-system-x86_64", "the machine in which other kernels are booted";
     Guests, look_static, "busybox-static", "busybox", "all programs of a guest but ours";
