@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long the daemon may take until its tables are in force and its names looked up.
-pub const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(60);
 
 /// How long the daemon may take to end.
 const STOP: Duration = Duration::from_secs(5);
