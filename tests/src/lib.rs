@@ -22,6 +22,7 @@ pub mod guest;
 pub mod import_bench;
 pub mod import_invariants;
 pub mod invariants;
+pub mod judge;
 pub mod listener;
 pub mod model;
 pub mod netns;

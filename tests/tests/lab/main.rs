@@ -15,6 +15,7 @@ mod daemon;
 mod failure;
 mod flows;
 mod ground;
+mod judge;
 mod kill;
 mod nics;
 mod reject;
