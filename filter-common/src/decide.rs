@@ -300,13 +300,13 @@ pub(crate) fn advance<F: Frame + ?Sized, T: Tables>(
 }
 
 /// Whether a host answers in a flow that was opened from outside. Its packet is counted when it
-/// leaves.
+/// leaves. After a reset, by either end, there is nothing to answer.
 #[inline(always)]
 fn serves<T: Tables>(tables: &T, key: &FlowKey, origin: Origin) -> bool {
     match tables.flow(key) {
         Some(found) => {
             found.origin() == origin
-                && found.state() != FlowState::Cut
+                && !matches!(found.state(), FlowState::Cut | FlowState::Reset)
                 && found.is_live(tables.clock(), key.protocol)
         }
         None => false,
