@@ -73,7 +73,7 @@ reasons! {
     DhcpV6 = 14, "dhcpv6", "DHCPv6 from a client's port to the server's, to ff02::1:2 or the gateway.";
     IcmpError = 15, "icmp-error", "An ICMP error about a packet of a flow, or of an exchange that the policy allows.";
     Reply = 16, "reply", "A packet of a flow that was opened from inside, or by the gateway itself.";
-    Inbound = 17, "inbound", "An [[inbound]] rule offers this service to this source.";
+    Inbound = 17, "inbound", "An inbound rule offers this service to this source.";
     Fragment = 18, "fragment", "A later fragment of a packet whose first fragment passed.";
     KeptFlow = 19, "kept-flow", "A flow that the policy no longer allows, kept by on_change = \"keep\".";
     Forwarded = 20, "forwarded", "It leaves through this NIC, and passed the NIC by which it came in.";
@@ -111,7 +111,7 @@ reasons! {
     IcmpType = 89, "icmp-type", "An ICMP type that no rule can allow.";
     IcmpErrorUnrelated = 90, "icmp-error-unrelated", "An ICMP error about a packet that no allowed exchange can have produced.";
     MisplacedControl = 91, "misplaced-control", "A control frame (neighbour discovery, MLD, IGMP, LLDP, LACP) that is not as its standard demands.";
-    Unsolicited = 92, "unsolicited", "From outside, and neither of a flow that was opened from inside nor for a service that an [[inbound]] rule offers to this source.";
+    Unsolicited = 92, "unsolicited", "From outside, and neither of a flow that was opened from inside nor for a service that an inbound rule offers to this source.";
     TcpState = 93, "tcp-state", "A TCP segment that does not fit the state of its flow.";
     FlowCut = 94, "flow-cut", "Of a flow that was cut, by a change of the policy or by `sluice flows kill`.";
     NotFromInside = 95, "not-from-inside", "Forwarded out of an outside NIC, but not from an inside NIC.";
