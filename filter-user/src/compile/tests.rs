@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One test for each thing that compiling has to get right, seen through look-ups.
 
+mod groups;
 mod host;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
