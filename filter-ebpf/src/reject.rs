@@ -57,14 +57,14 @@ pub(crate) fn reject(context: &XdpContext, nic: u32, reason: u32, clock: Clock) 
 #[inline(always)]
 fn admits(scratch: &mut Scratch, clock: Clock) -> bool {
     scratch.client = client_key(&scratch.workspace.headers);
-    match REJECTED.get_ptr_mut(&scratch.client) {
+    match REJECTED.get_ptr_mut(scratch.client) {
         // SAFETY: the kernel doesn't use an entry's memory for another one before the program ends
         // that found it, but for clients that are evicted: then a stranger's credit is taken.
         Some(bucket) => unsafe { (*bucket).take(clock) },
         None => {
             scratch.bucket = RejectBucket::first(clock);
             // Where the kernel has no entry to spare, nobody counts the client's answers.
-            REJECTED.insert(&scratch.client, &scratch.bucket, 0).is_ok()
+            REJECTED.insert(scratch.client, scratch.bucket, 0).is_ok()
         }
     }
 }
