@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-//! The filter of the inside NICs: parse, always allowed, policy, flows, default deny.
+//! The filter: parse, always allowed, then by the NIC's side: policy and flows inside, flows and
+//! services outside; default deny.
 
 use crate::{
+    egress::Side,
     flow::{self, Flow as _, FlowState, Load, Origin, Way, Workspace},
     frame::Frame,
+    outside,
     parse::{Address, Fragment, Headers, Payload, Quoted, parse, parse_quoted, protocol},
     reject::Answer,
     tables::{Class, Mode, Role, Tables},
@@ -60,9 +63,20 @@ pub fn decide<F: Frame + ?Sized, T: Tables>(
     tables: &T,
     workspace: &mut Workspace,
 ) -> Decision {
+    decide_on(Side::Inside, frame, tables, workspace)
+}
+
+/// Judges a frame that entered a NIC of a side.
+#[inline(always)]
+pub(crate) fn decide_on<F: Frame + ?Sized, T: Tables>(
+    side: Side,
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+) -> Decision {
     workspace.headers = Headers::default();
     let (mut grant, mut class) = (Grant::NONE, Class::NONE);
-    let verdict = match judge(frame, tables, workspace, &mut grant, &mut class) {
+    let verdict = match judge(side, frame, tables, workspace, (&mut grant, &mut class)) {
         Ok(verdict) => verdict,
         Err(reason) => Verdict::Drop(reason),
     };
@@ -71,11 +85,11 @@ pub fn decide<F: Frame + ?Sized, T: Tables>(
 
 #[inline(always)]
 fn judge<F: Frame + ?Sized, T: Tables>(
+    side: Side,
     frame: &F,
     tables: &T,
     workspace: &mut Workspace,
-    grant: &mut Grant,
-    class: &mut Class,
+    (grant, class): (&mut Grant, &mut Class),
 ) -> Result<Verdict, DropReason> {
     let payload = parse(frame, &mut workspace.headers)?;
     let headers = &workspace.headers;
@@ -86,7 +100,11 @@ fn judge<F: Frame + ?Sized, T: Tables>(
     let frame = &frame.anew();
     *grant = tables.grant(&headers.destination);
     let grant = *grant;
-    if let Some(reason) = always_allowed(headers, payload, grant.is_own())? {
+    let allowed = match side {
+        Side::Inside => always_allowed(headers, payload, grant.is_own())?,
+        Side::Outside => outside::always_allowed(headers, payload, grant.is_own())?,
+    };
+    if let Some(reason) = allowed {
         return Ok(Verdict::Pass(reason));
     }
     check_addresses(headers, grant)?;
@@ -94,21 +112,36 @@ fn judge<F: Frame + ?Sized, T: Tables>(
     if payload == Payload::Later {
         return later_fragment(tables, workspace);
     }
-    if payload == Payload::Icmp && icmp_kind(headers) == IcmpKind::Error {
+    let verdict = match side {
+        Side::Inside => inside(frame, tables, workspace, payload, (grant, *class))?,
+        Side::Outside => outside::judge(frame, tables, workspace, payload, (grant, *class))?,
+    };
+    remember(tables, workspace);
+    Ok(verdict)
+}
+
+/// What the policy says of a client's packet, and where it denies it, what flows say.
+#[inline(always)]
+fn inside<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+    payload: Payload,
+    (grant, class): (Grant, Class),
+) -> Result<Verdict, DropReason> {
+    if payload == Payload::Icmp && icmp_kind(&workspace.headers) == IcmpKind::Error {
         let Workspace { headers, quoted, .. } = &mut *workspace;
         read_quoted(frame, headers, quoted)?;
     }
-    let verdict = match policy(tables, workspace, payload, grant, *class) {
+    match policy(tables, workspace, payload, grant, class) {
         Ok(verdict) => {
             if grant.is_own() && tables.settings().flags & SlotSettings::FOLLOW != 0 {
                 asked(frame, tables, workspace, payload)?;
             }
-            verdict
+            Ok(verdict)
         }
-        Err(reason) => of_flow(frame, tables, workspace, payload, reason)?,
-    };
-    remember(tables, workspace);
-    Ok(verdict)
+        Err(reason) => of_flow(frame, tables, workspace, payload, reason),
+    }
 }
 
 /// Notes what a client asks the gateway itself, unless that answers the gateway's own question.
@@ -339,10 +372,7 @@ pub(crate) fn read_quoted<F: Frame + ?Sized>(
 
 /// A later fragment goes the way of its first.
 #[inline(always)]
-pub(crate) fn later_fragment<T: Tables>(
-    tables: &T,
-    workspace: &mut Workspace,
-) -> Result<Verdict, DropReason> {
+fn later_fragment<T: Tables>(tables: &T, workspace: &mut Workspace) -> Result<Verdict, DropReason> {
     let Workspace { headers, fragment, .. } = workspace;
     fragment.set(headers, tables.nic());
     match tables.first_fragment(fragment) {
@@ -355,7 +385,7 @@ pub(crate) fn later_fragment<T: Tables>(
 
 /// Remembers a first fragment that passes.
 #[inline(always)]
-pub(crate) fn remember<T: Tables>(tables: &T, workspace: &mut Workspace) {
+fn remember<T: Tables>(tables: &T, workspace: &mut Workspace) {
     let Workspace { headers, fragment, .. } = workspace;
     if headers.fragment == Fragment::First {
         fragment.set(headers, tables.nic());
@@ -442,7 +472,7 @@ pub(crate) fn link_control(
 
 /// Addresses that no rule can make right.
 #[inline(always)]
-pub(crate) fn check_addresses(headers: &Headers, grant: Grant) -> Result<(), DropReason> {
+fn check_addresses(headers: &Headers, grant: Grant) -> Result<(), DropReason> {
     let Headers { source, destination, .. } = headers;
     if source.is_multicast()
         || source.is_broadcast()

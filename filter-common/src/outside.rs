@@ -4,12 +4,13 @@
 
 use crate::{
     decide::{
-        Decision, IcmpKind, advance, check_addresses, icmp_kind, later_fragment, link_control,
-        look_up, quoted_in, read_quoted, remember, reply, selector,
+        Decision, IcmpKind, advance, decide_on, icmp_kind, link_control, look_up, quoted_in,
+        read_quoted, reply, selector,
     },
+    egress::Side,
     flow::{self, Flow as _, FlowState, Load, Origin, Way, Workspace},
     frame::Frame,
-    parse::{Headers, Payload, parse, protocol},
+    parse::{Headers, Payload, protocol},
     tables::{Class, Tables},
     verdict::{DropReason, PassReason, Verdict},
     wire::{FlowKey, FlowRecord, Grant, Permit, SlotSettings},
@@ -23,53 +24,27 @@ pub fn decide_outside<F: Frame + ?Sized, T: Tables>(
     tables: &T,
     workspace: &mut Workspace,
 ) -> Decision {
-    workspace.headers = Headers::default();
-    let (mut grant, mut class) = (Grant::NONE, Class::NONE);
-    let verdict = match judge(frame, tables, workspace, &mut grant, &mut class) {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Drop(reason),
-    };
-    Decision { verdict, grant, class }
+    decide_on(Side::Outside, frame, tables, workspace)
 }
 
+/// A packet that is no control of the link, from a source that can live behind the NIC.
 #[inline(always)]
-fn judge<F: Frame + ?Sized, T: Tables>(
+pub(crate) fn judge<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     tables: &T,
     workspace: &mut Workspace,
-    grant: &mut Grant,
-    class: &mut Class,
+    payload: Payload,
+    (grant, class): (Grant, Class),
 ) -> Result<Verdict, DropReason> {
-    let payload = parse(frame, &mut workspace.headers)?;
-    let headers = &workspace.headers;
-    if let Payload::Control(reason) = payload {
-        return Ok(Verdict::Pass(reason));
+    if payload == Payload::Icmp && icmp_kind(&workspace.headers) == IcmpKind::Error {
+        return icmp_error(frame, tables, workspace);
     }
-    let payload = payload.forget(frame);
-    let frame = &frame.anew();
-    *grant = tables.grant(&headers.destination);
-    let grant = *grant;
-    if let Some(reason) = always_allowed(headers, payload, grant.is_own())? {
-        return Ok(Verdict::Pass(reason));
-    }
-    check_addresses(headers, grant)?;
-    *class = tables.class(headers.vlan, &headers.source).ok_or(DropReason::SpoofedSource)?;
-    if payload == Payload::Later {
-        return later_fragment(tables, workspace);
-    }
-    let verdict = match payload {
-        Payload::Icmp if icmp_kind(headers) == IcmpKind::Error => {
-            icmp_error(frame, tables, workspace)?
-        }
-        _ => exchange(frame, tables, workspace, payload, grant, *class)?,
-    };
-    remember(tables, workspace);
-    Ok(verdict)
+    exchange(frame, tables, workspace, payload, grant, class)
 }
 
 /// What passes without a flow: control of the link, and what DHCP servers tell the gateway.
 #[inline(always)]
-fn always_allowed(
+pub(crate) fn always_allowed(
     headers: &Headers,
     payload: Payload,
     own: bool,
