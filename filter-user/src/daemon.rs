@@ -271,7 +271,9 @@ impl Daemon {
             names: NameCache::new(Settings::from(&policy.dns), seed),
             names_saved: Instant::now(),
             names_saving: Saving::Done,
-            resolver: Arc::new(Resolver::new(&policy.dns.upstream)),
+            resolver: Arc::new(Resolver::with_ports(
+                policy.dns.upstream.iter().map(|upstream| upstream.server),
+            )),
             lookups: FuturesUnordered::new(),
             policy,
             state,

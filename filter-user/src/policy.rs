@@ -16,7 +16,8 @@ pub mod wildcards;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -114,21 +115,87 @@ pub enum OnChange {
     Keep,
 }
 
-/// `[dns]`: how names are looked up.
+/// `[dns]`: how names are looked up, and how clients' questions are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// Resolvers for look-ups, in order of preference.
-    pub upstream: Vec<IpAddr>,
+    /// Resolvers for look-ups and for clients' questions, in order of preference.
+    pub upstream: Vec<Upstream>,
+    /// Certificates (PEM) of the authorities that resolvers over TLS are checked against; `None`:
+    /// those that the system trusts.
+    pub tls_ca: Option<PathBuf>,
     /// Addresses of the forwarder for clients; empty: no forwarder.
     pub listen: Vec<IpAddr>,
+    /// Whether clients' questions to other resolvers are led to the forwarder.
+    pub intercept: Interception,
+    /// What a client gets for a name that no rule covers.
+    pub outside_policy: OutsidePolicy,
     /// The least time that an answer holds, whatever its TTL.
     pub min_ttl: Duration,
+    /// The longest time that an answer holds, whatever its TTL.
+    pub max_ttl: Duration,
     /// The time by which an address outlives its TTL.
     pub grace: Duration,
     /// The bound on addresses of one name, 1 to 4096.
     pub max_addresses_per_name: u16,
+    /// The bound on names that are learned for the wildcards of one rule.
+    pub max_names_per_rule: u32,
+    /// The bound on addresses of all names together.
+    pub max_addresses: u32,
+    /// Within this time the addresses of an answer are in force, or the client gets SERVFAIL.
+    pub learn_within: Duration,
+    /// Questions that one client may ask in a second.
+    pub client_rate: u32,
+    /// Questions that may wait for their answers at once.
+    pub max_questions: u32,
     /// Where `[dns]` stands, if it does.
     pub origin: Option<Origin>,
+}
+
+/// A resolver that is asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Upstream {
+    /// Where it listens.
+    pub server: SocketAddr,
+    /// How it is asked.
+    pub transport: Transport,
+}
+
+/// How a resolver is asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Over UDP, and over TCP where that doesn't do.
+    Plain,
+    /// Over TLS (RFC 7858).
+    Tls(TlsName),
+}
+
+/// What the certificate of a resolver has to be for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsName {
+    /// A name.
+    Name(Fqdn),
+    /// Its address.
+    Address(IpAddr),
+}
+
+/// `intercept`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interception {
+    /// Questions to other resolvers are judged as any packet.
+    #[default]
+    Off,
+    /// They are led to the forwarder, wherever they go.
+    On,
+}
+
+/// `outside_policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutsidePolicy {
+    /// REFUSED, and nothing goes upstream: DNS would be a tunnel.
+    #[default]
+    Refuse,
+    /// The answer. Nothing is learned from it.
+    Answer,
 }
 
 /// `[management]`: packets to the gateway's own addresses that always pass.
@@ -294,6 +361,68 @@ impl Policy {
             }
         }
         names
+    }
+}
+
+// === impl Dns ===
+
+impl Default for Dns {
+    /// Without upstream and forwarder.
+    fn default() -> Self {
+        Self {
+            upstream: Vec::new(),
+            tls_ca: None,
+            listen: Vec::new(),
+            intercept: Interception::default(),
+            outside_policy: OutsidePolicy::default(),
+            min_ttl: Duration::from_secs(60),
+            max_ttl: Duration::from_secs(24 * 3600),
+            grace: Duration::from_secs(600),
+            max_addresses_per_name: 128,
+            max_names_per_rule: 20_000,
+            max_addresses: 100_000,
+            learn_within: Duration::from_millis(250),
+            client_rate: 300,
+            max_questions: 4096,
+            origin: None,
+        }
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// The port of DNS over UDP and TCP (RFC 1035, section 4.2).
+    pub const PORT: u16 = 53;
+    /// The port of DNS over TLS (RFC 7858, section 3.1).
+    pub const TLS_PORT: u16 = 853;
+
+    /// A resolver on the usual port, asked over UDP and TCP.
+    #[must_use]
+    pub fn plain(address: IpAddr) -> Self {
+        Self { server: SocketAddr::new(address, Self::PORT), transport: Transport::Plain }
+    }
+}
+
+impl fmt::Display for Upstream {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usual = match self.transport {
+            Transport::Plain => Self::PORT,
+            Transport::Tls(_) => Self::TLS_PORT,
+        };
+        if let Transport::Tls(_) = self.transport {
+            f.write_str("tls://")?;
+        }
+        if self.server.port() == usual {
+            write!(f, "{}", self.server.ip())?;
+        } else {
+            write!(f, "{}", self.server)?;
+        }
+        match &self.transport {
+            Transport::Tls(TlsName::Name(name)) => write!(f, "#{name}"),
+            Transport::Tls(TlsName::Address(_)) | Transport::Plain => Ok(()),
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
 };
 
 use filter_common::{
@@ -224,17 +223,14 @@ pub fn random_policy(seed: u64) -> (Policy, Snapshot, Host) {
             origin: origin(1),
         },
         dns: Dns {
-            upstream: Vec::new(),
             listen: if random.below(2) == 0 {
                 let foreign = random.destination_address();
                 host.own.iter().copied().take(2).chain([foreign]).collect()
             } else {
                 Vec::new()
             },
-            min_ttl: Duration::from_secs(60),
-            grace: Duration::from_secs(600),
-            max_addresses_per_name: 128,
             origin: Some(origin(2)),
+            ..Dns::default()
         },
         management: Management {
             nics: if random.below(2) == 0 {

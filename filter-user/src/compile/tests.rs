@@ -4,7 +4,7 @@
 mod groups;
 mod host;
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use filter_common::{
     egress::Side,
@@ -50,14 +50,7 @@ impl World {
                 on_change: crate::policy::OnChange::Cut,
                 origin: origin(1),
             },
-            dns: Dns {
-                upstream: Vec::new(),
-                listen: Vec::new(),
-                min_ttl: Duration::from_secs(60),
-                grace: Duration::from_secs(600),
-                max_addresses_per_name: 128,
-                origin: None,
-            },
+            dns: Dns::default(),
             management: Management::default(),
             sources: Vec::new(),
             rules: Vec::new(),

@@ -52,7 +52,9 @@ impl Daemon {
         let resolver = if loaded.policy.dns.upstream == self.policy.dns.upstream {
             Arc::clone(&self.resolver)
         } else {
-            Arc::new(Resolver::new(&loaded.policy.dns.upstream))
+            Arc::new(Resolver::with_ports(
+                loaded.policy.dns.upstream.iter().map(|upstream| upstream.server),
+            ))
         };
         let resolver = std::mem::replace(&mut self.resolver, resolver);
         self.await_first_lookups().await;

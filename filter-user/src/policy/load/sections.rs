@@ -14,13 +14,13 @@ use super::{
     reader::{Entry, Report, Section, TomlFile, did_you_mean, nearest},
     services,
     values::{
-        NIC_HELP, PREFIX_HELP, default_dns, duration, filled, label, nic, nic_list, nonempty, note,
-        port_list, ports, prefix_member, resolver_list, rule_destinations,
+        NIC_HELP, PREFIX_HELP, duration, filled, label, nic, nic_list, nonempty, note, port_list,
+        ports, prefix_member, resolver_list, rule_destinations,
     },
 };
 use crate::policy::{
     Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Mode, NicName,
-    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, XdpMode,
+    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, Upstream, XdpMode,
     special::{Share, Shares, unicast_shares},
 };
 
@@ -182,7 +182,7 @@ impl Collector {
         }
         Some(Policy {
             gateway,
-            dns: self.dns.unwrap_or_else(|| default_dns(None)),
+            dns: self.dns.unwrap_or_default(),
             management: self.management.unwrap_or_default(),
             sources: self.sources,
             rules: self.rules,
@@ -261,13 +261,17 @@ impl Collector {
 
     fn dns(&mut self, section: &Section<'_>, report: &mut Report) {
         section.only(&["upstream", "listen", "min_ttl", "grace", "max_addresses_per_name"], report);
-        let mut dns = default_dns(Some(section.origin.clone()));
+        let mut dns = Dns { origin: Some(section.origin.clone()), ..Dns::default() };
         if let Some(entry) = section.get("upstream") {
-            dns.upstream = resolver_list(&entry, report);
+            dns.upstream = resolver_list(&entry, report).into_iter().map(Upstream::plain).collect();
         }
         if let Some(entry) = section.get("listen") {
             dns.listen = resolver_list(&entry, report);
-            for address in dns.listen.iter().filter(|address| dns.upstream.contains(address)) {
+            for address in dns
+                .listen
+                .iter()
+                .filter(|address| dns.upstream.contains(&Upstream::plain(**address)))
+            {
                 let what = format!("{address} is in upstream too, so it would ask itself");
                 entry.error(&what, "remove it from one of the two lists", report);
             }

@@ -15,7 +15,7 @@ use super::{
     reader::{Entry, Report, Section},
 };
 use crate::policy::{
-    Destination, Dns, Echo, IpProtocol, Label, NamePattern, NicName, Origin, PortRange, PortRanges,
+    Destination, Echo, IpProtocol, Label, NamePattern, NicName, Origin, PortRange, PortRanges,
     Ports, RuleState, name::Breadth, ports::InvalidPorts,
 };
 
@@ -26,10 +26,7 @@ enum HostBits {
     Set,
 }
 
-const DEFAULT_MIN_TTL: Duration = Duration::from_secs(60);
-const DEFAULT_GRACE: Duration = Duration::from_secs(600);
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
-const DEFAULT_MAX_ADDRESSES: u16 = 128;
 pub(super) const NIC_HELP: &str = "write names of NICs in quotes, such as [\"eth1\"]";
 pub(super) const PREFIX_HELP: &str =
     "write addresses or prefixes in quotes, such as [\"192.0.2.0/24\"]";
@@ -228,17 +225,6 @@ pub(super) fn resolver_list(entry: &Entry<'_>, report: &mut Report) -> Vec<IpAdd
 }
 
 // === durations ===
-
-pub(super) fn default_dns(origin: Option<Origin>) -> Dns {
-    Dns {
-        upstream: Vec::new(),
-        listen: Vec::new(),
-        min_ttl: DEFAULT_MIN_TTL,
-        grace: DEFAULT_GRACE,
-        max_addresses_per_name: DEFAULT_MAX_ADDRESSES,
-        origin,
-    }
-}
 
 pub(super) fn duration(entry: &Entry<'_>, report: &mut Report) -> Option<Duration> {
     let text = entry.string(DURATION_HELP, report)?;
