@@ -35,7 +35,10 @@ use self::{
 };
 use crate::{
     document::Stated,
-    policy::{NamePattern, Ports, RuleState, WildcardPattern, wildcards::Wildcards},
+    policy::{
+        NamePattern, Ports, RuleState, WildcardPattern,
+        wildcards::{Alike, Wildcards},
+    },
 };
 
 /// What differs. Names and order of fields are stable; `--json` prints it as it is.
@@ -398,7 +401,7 @@ fn covered(names: &[String], others: &BTreeSet<String>) -> Vec<Covered> {
     }
     let patterns: Vec<WildcardPattern> =
         others.iter().filter_map(|text| WildcardPattern::try_from(text.as_str()).ok()).collect();
-    let mut index = Wildcards::default();
+    let mut index = Wildcards::new(Alike::FEW);
     for pattern in &patterns {
         index.insert(pattern, ());
     }

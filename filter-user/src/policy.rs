@@ -5,6 +5,7 @@
 //! port or choice is a bare string. Only grants exist: what no rule allows is denied.
 
 pub mod import;
+pub mod index;
 pub mod load;
 pub mod name;
 pub mod origin;

@@ -11,7 +11,8 @@ use super::{
     ranges::{Run, Runs, intersection, minus, others, union, walk},
 };
 use crate::policy::{
-    NamePattern, PortRanges, Ports, RuleState, WildcardPattern, wildcards::Wildcards,
+    NamePattern, PortRanges, Ports, RuleState, WildcardPattern,
+    wildcards::{Alike, Wildcards},
 };
 
 /// Endpoints and the ports that one side grants there and the other doesn't.
@@ -89,7 +90,7 @@ impl Found {
             .iter()
             .filter_map(|(text, ports)| Some((WildcardPattern::try_from(*text).ok()?, ports)))
             .collect();
-        let mut index = Wildcards::default();
+        let mut index = Wildcards::new(Alike::FEW);
         for (pattern, ports) in &patterns {
             index.insert(pattern, *ports);
         }

@@ -3,37 +3,56 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{NamePattern, WildcardPattern};
+use super::{Fqdn, NamePattern, WildcardPattern};
 
 /// Wildcards, each with something that belongs to it, found by the labels that they end in.
-#[derive(Clone, Debug)]
-pub struct Wildcards<'a, T> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wildcards<T> {
     /// The labels behind the last one with a star, and then the text in front of that label's
     /// first star: whatever a pattern covers has both.
-    by_tail: HashMap<&'a str, ByHead<'a, T>>,
+    by_tail: HashMap<Box<str>, ByHead<T>>,
+    alike: Alike,
 }
 
-type ByHead<'a, T> = BTreeMap<&'a str, Vec<(&'a WildcardPattern, T)>>;
+type ByHead<T> = BTreeMap<Box<str>, Vec<(WildcardPattern, T)>>;
 
-/// Of patterns that only differ behind their star (`*a.example.com`, `*b.example.com`), no more
-/// than this many are tried for a name; real lists have a handful.
-const MOST_ALIKE: usize = 256;
+/// How many patterns are kept that only differ behind their star (`*a.example.com`,
+/// `*b.example.com`), and are each tried for a name; real lists have a handful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alike {
+    /// Each.
+    All,
+    /// No more than this, so that a name costs little whatever the list: for hints only.
+    AtMost(usize),
+}
+
+// === impl Alike ===
+
+impl Alike {
+    /// Enough for real lists.
+    pub const FEW: Self = Self::AtMost(256);
+}
 
 // === impl Wildcards ===
 
-impl<T> Default for Wildcards<'_, T> {
-    fn default() -> Self {
-        Self { by_tail: HashMap::new() }
+impl<T> Wildcards<T> {
+    /// An empty set.
+    #[must_use]
+    pub fn new(alike: Alike) -> Self {
+        Self { by_tail: HashMap::new(), alike }
     }
-}
 
-impl<'a, T> Wildcards<'a, T> {
     /// Adds a pattern.
-    pub fn insert(&mut self, pattern: &'a WildcardPattern, of: T) {
+    pub fn insert(&mut self, pattern: &WildcardPattern, of: T) {
         let (head, tail) = ends(pattern.as_str());
-        let alike = self.by_tail.entry(tail).or_default().entry(head).or_default();
-        if alike.len() < MOST_ALIKE {
-            alike.push((pattern, of));
+        let by_head = self.by_tail.entry(tail.into()).or_default();
+        let alike = by_head.entry(head.into()).or_default();
+        let most = match self.alike {
+            Alike::All => usize::MAX,
+            Alike::AtMost(most) => most,
+        };
+        if alike.len() < most {
+            alike.push((pattern.clone(), of));
         }
     }
 
@@ -41,8 +60,23 @@ impl<'a, T> Wildcards<'a, T> {
     pub fn covering<'s>(
         &'s self,
         name: &'s NamePattern,
-    ) -> impl Iterator<Item = (&'a WildcardPattern, &'s T)> + use<'s, 'a, T> {
-        let text = name.as_str();
+    ) -> impl Iterator<Item = (&'s WildcardPattern, &'s T)> {
+        self.candidates(name.as_str()).filter(|(pattern, _)| pattern.covers(name))
+    }
+
+    /// The patterns that a name matches.
+    pub fn matching<'s>(
+        &'s self,
+        name: &'s Fqdn,
+    ) -> impl Iterator<Item = (&'s WildcardPattern, &'s T)> {
+        self.candidates(name.as_str()).filter(|(pattern, _)| pattern.matches(name))
+    }
+
+    /// The patterns that have the right beginning and end.
+    fn candidates<'s>(
+        &'s self,
+        text: &'s str,
+    ) -> impl Iterator<Item = (&'s WildcardPattern, &'s T)> {
         let dots = text.match_indices('.').map(|(dot, _)| dot);
         dots.filter_map(move |dot| {
             let heads = self.by_tail.get(text.get(dot + 1..)?)?;
@@ -54,8 +88,7 @@ impl<'a, T> Wildcards<'a, T> {
             (0..=label.len()).filter_map(move |length| heads.get(label.get(..length)?))
         })
         .flatten()
-        .filter(move |(pattern, _)| pattern.covers(name))
-        .map(|(pattern, of)| (*pattern, of))
+        .map(|(pattern, of)| (pattern, of))
     }
 }
 
@@ -98,7 +131,7 @@ mod tests {
             let patterns: Vec<WildcardPattern> =
                 wide.iter().filter_map(|text| WildcardPattern::try_from(&**text).ok()).collect();
             let name = NamePattern::try_from(&*name).unwrap();
-            let mut index = Wildcards::default();
+            let mut index = Wildcards::new(Alike::All);
             for (place, pattern) in patterns.iter().enumerate() {
                 index.insert(pattern, place);
             }
@@ -110,7 +143,13 @@ mod tests {
                 .filter(|(_, pattern)| pattern.covers(&name))
                 .map(|(place, _)| place)
                 .collect();
-            prop_assert_eq!(found, expected);
+            prop_assert_eq!(&found, &expected);
+            if let NamePattern::Exact(name) = &name {
+                let mut found: Vec<usize> =
+                    index.matching(name).map(|(_, place)| *place).collect();
+                found.sort_unstable();
+                prop_assert_eq!(&found, &expected);
+            }
         }
     }
 }

@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use super::{Kind, reader::Report};
 use crate::policy::{
     Clients, Destination, Label, NamePattern, Origin, Policy, Ports, Rule, SpecialPurpose,
-    name::Breadth, special::special_purpose_prefix, wildcards::Wildcards,
+    name::Breadth,
+    special::special_purpose_prefix,
+    wildcards::{Alike, Wildcards},
 };
 
 /// Prefixes shorter than this are over-broad. IPv6 has /16 in the same place: what a vendor lists
@@ -227,7 +229,7 @@ fn covered_names<'a>(
     for entries in by_name.values_mut() {
         *entries = first_of_each(entries.iter().copied());
     }
-    let mut wildcards = Wildcards::default();
+    let mut wildcards = Wildcards::new(Alike::FEW);
     for (name, entries) in &by_name {
         if let NamePattern::Wildcard(pattern) = name {
             wildcards.insert(pattern, entries);
