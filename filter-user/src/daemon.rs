@@ -60,7 +60,7 @@ use crate::{
         pins::NicPins,
         watch,
     },
-    names::{Answer, Changed, LookupFailure, NameCache, NameState, Settings, Standing},
+    names::{Answer, Changed, LookupFailure, NameCache, NameState, Settings, Standing, Wanted},
     policy::{
         Fqdn, NicName, Policy, XdpMode,
         load::{Loaded, load, not_enforced, summed_up},
@@ -284,7 +284,7 @@ impl Daemon {
             drops_missed: 0,
         };
         daemon.names.set_own(own_prefixes(&daemon.host));
-        daemon.names.set_names(&daemon.policy.exact_names(), Instant::now());
+        daemon.names.set_wanted(Arc::new(Wanted::from(&daemon.policy)), Instant::now());
         daemon.restore_names();
         Ok(daemon)
     }

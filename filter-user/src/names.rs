@@ -23,10 +23,14 @@ mod jitter;
 mod properties;
 mod report;
 mod state;
+#[cfg(test)]
+mod tests;
+mod wanted;
 
 pub use self::{
-    answer::{Answer, Changed, LookupFailure, Outcome, Refusal, Refusals, Standing},
-    cache::{Left, NameCache, Settings, Snapshot},
-    report::{AddressReport, NameReport, NameState, Report},
-    state::{Restored, STATE_VERSION, State, UnusableState},
+    answer::{Answer, Changed, Learned, LookupFailure, Outcome, Refusal, Refusals, Standing},
+    cache::{Left, NameCache, Provenance, Settings, Snapshot},
+    report::{AddressReport, NameKind, NameReport, NameState, Report},
+    state::{Note, Restored, STATE_VERSION, State, UnusableState},
+    wanted::Wanted,
 };

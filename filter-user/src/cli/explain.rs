@@ -13,7 +13,7 @@ use super::{
 use crate::{
     control::{
         client::ask,
-        protocol::{Explanation, NamedRule, Question, Request, ViaReply},
+        protocol::{AnswerReply, Explanation, NamedRule, Question, Request, ViaReply},
     },
     kernel::question::{FragmentPart, Transport},
     policy::{IpProtocol, ports::InvalidPorts},
@@ -111,10 +111,20 @@ fn describe(answer: &Explanation) -> String {
         Some(ViaReply::Prefix { prefix }) => {
             text.push_str(&format!("  the destination is in {prefix}\n"));
         }
-        Some(ViaReply::Name { name, address, expires_in_s }) => text.push_str(&format!(
-            "  {address} is an address of {name}, allowed for {} more\n",
-            duration(*expires_in_s)
-        )),
+        Some(ViaReply::Name { name, address, expires_in_s, answer }) => {
+            text.push_str(&format!(
+                "  {address} is an address of {name}, allowed for {} more\n",
+                duration(*expires_in_s)
+            ));
+            if let Some(AnswerReply { resolver, chain, age_s }) = answer {
+                let way = match chain.as_slice() {
+                    [] => String::new(),
+                    chain => format!(" by way of {}", chain.join(", ")),
+                };
+                let age = duration(*age_s);
+                text.push_str(&format!("  {resolver} said so {age} ago{way}\n"));
+            }
+        }
         Some(ViaReply::Own { .. }) => {
             text.push_str("  the destination is the gateway itself\n");
         }

@@ -328,6 +328,17 @@ pub struct NamedRule {
     pub origin: String,
 }
 
+/// The answer that brought an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerReply {
+    /// Who gave it.
+    pub resolver: IpAddr,
+    /// The aliases that led from the name to the address, in order.
+    pub chain: Vec<String>,
+    /// Seconds since it came.
+    pub age_s: u64,
+}
+
 /// How a destination came to be in the tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -345,6 +356,8 @@ pub enum ViaReply {
         address: IpAddr,
         /// Seconds until the address is no longer allowed, unless the name is answered again.
         expires_in_s: u64,
+        /// The answer that brought it last; `null` if it went meanwhile.
+        answer: Option<AnswerReply>,
     },
     /// The gateway's own addresses.
     Own {

@@ -16,7 +16,7 @@ use crate::{
     control::protocol::{ReloadRequest, Reloaded},
     dns::Resolver,
     kernel::pins::NicPins,
-    names::Settings,
+    names::{Settings, Wanted},
     policy::load::{Loaded, load, summed_up},
 };
 
@@ -47,7 +47,7 @@ impl Daemon {
         let mut names = self.names.clone();
         names.set_settings(Settings::from(&loaded.policy.dns));
         names.set_own(own_prefixes(&host));
-        names.set_names(&loaded.policy.exact_names(), Instant::now());
+        names.set_wanted(Arc::new(Wanted::from(&loaded.policy)), Instant::now());
         let names = std::mem::replace(&mut self.names, names);
         let resolver = if loaded.policy.dns.upstream == self.policy.dns.upstream {
             Arc::clone(&self.resolver)

@@ -23,8 +23,8 @@ use super::{Daemon, nics::attached_mode};
 use crate::{
     compile::{MATCHES, RuleIndex, SlotTables, Via},
     control::protocol::{
-        Count, Drop, EventStatus, Explanation, NamedRule, NicStatus, PolicyStatus, Question,
-        RuleStatus, Status, TableStatus, ViaReply,
+        AnswerReply, Count, Drop, EventStatus, Explanation, NamedRule, NicStatus, PolicyStatus,
+        Question, RuleStatus, Status, TableStatus, ViaReply,
     },
     kernel::{AttachedMode, Instance, Role, events::DropSample, pins::NicPins, question},
     names::NameState,
@@ -311,11 +311,16 @@ impl Daemon {
         Some(match self.slots.in_force().meaning.via(rule, address)? {
             Via::Prefix(prefix) => ViaReply::Prefix { prefix: prefix.to_string() },
             Via::Name { name, address } => {
-                let left = self.names.expires_in(&name, address, Instant::now());
+                let found = self.names.provenance(&name, address, Instant::now());
                 ViaReply::Name {
                     name: name.to_string(),
                     address,
-                    expires_in_s: left.map_or(0, |left| left.allowed.as_secs()),
+                    expires_in_s: found.as_ref().map_or(0, |found| found.left.allowed.as_secs()),
+                    answer: found.map(|found| AnswerReply {
+                        resolver: found.resolver,
+                        chain: found.chain.iter().map(ToString::to_string).collect(),
+                        age_s: found.age.as_secs(),
+                    }),
                 }
             }
             Via::SelfAddress => ViaReply::Own { destination: "self".to_owned() },

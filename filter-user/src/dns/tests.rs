@@ -24,8 +24,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::{
-    names::{NameCache, NameState, Settings},
-    policy::SpecialPurpose,
+    names::{NameCache, NameState, Settings, Wanted},
+    policy::{self, SpecialPurpose},
 };
 
 /// The datagrams that a server sends for a question, in order.
@@ -389,21 +389,14 @@ fn many_names_are_looked_up_a_few_at_a_time() {
             vec![bytes(&response)]
         })
         .await;
-        let settings = Settings {
-            min_ttl: Duration::from_secs(60),
-            max_ttl: Settings::MAX_TTL,
-            grace: Duration::from_secs(600),
-            max_addresses_per_name: 128,
-            max_addresses: Settings::MAX_ADDRESSES,
-            max_lookups: 16,
-        };
+        let settings = Settings { max_lookups: 16, ..Settings::from(&policy::Dns::default()) };
         // The cache's clock stands still, so that no name is asked for twice.
         let now = Instant::now();
         let mut cache = NameCache::new(settings, 1);
         let names: BTreeMap<Fqdn, SpecialPurpose> = (0..500)
             .map(|i| (name(&format!("n{i}.example.com")), SpecialPurpose::Refused))
             .collect();
-        cache.set_names(&names, now);
+        cache.set_wanted(Arc::new(Wanted::only_exact(&names)), now);
         let resolver = Arc::new(server.resolver());
         let mut running = tokio::task::JoinSet::new();
         let mut most = 0;

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Instant,
 };
 
 use serde::Serialize;
@@ -58,6 +59,17 @@ pub struct Outcome {
     pub refused: BTreeMap<IpAddr, Refusal>,
 }
 
+/// What became of the addresses of a client's answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// What the snapshot gained.
+    pub changed: Changed,
+    /// The addresses that the name has now, each with the time when it goes unless it is renewed.
+    pub held: BTreeMap<IpAddr, Instant>,
+    /// The addresses that were not taken, each with the reason.
+    pub refused: BTreeMap<IpAddr, Refusal>,
+}
+
 /// How a name stands after an answer. What deserves a line in a log is told from what is a
 /// repetition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +109,15 @@ pub enum Refusal {
     /// The name has as many addresses as `max_addresses_per_name` lets it have.
     #[error("the name has its maximum of addresses")]
     NameFull,
+    /// Every rule that matches the name has as many names as it may have.
+    #[error("the rules that match the name have their maximum of names")]
+    RuleFull,
     /// All names together have as many addresses as there may be.
     #[error("the names have their maximum of addresses")]
     CacheFull,
+    /// No rule names the name or matches it.
+    #[error("no rule covers the name")]
+    NotWanted,
 }
 
 /// How often addresses were refused, per reason.
@@ -111,8 +129,12 @@ pub struct Refusals {
     pub own: u64,
     /// [`Refusal::NameFull`].
     pub name_full: u64,
+    /// [`Refusal::RuleFull`].
+    pub rule_full: u64,
     /// [`Refusal::CacheFull`].
     pub cache_full: u64,
+    /// [`Refusal::NotWanted`].
+    pub not_wanted: u64,
 }
 
 // === impl LookupFailure ===
@@ -167,16 +189,22 @@ impl Refusals {
             Refusal::SpecialPurpose(_) => &mut self.special_purpose,
             Refusal::Own => &mut self.own,
             Refusal::NameFull => &mut self.name_full,
+            Refusal::RuleFull => &mut self.rule_full,
             Refusal::CacheFull => &mut self.cache_full,
+            Refusal::NotWanted => &mut self.not_wanted,
         };
         *counter = counter.saturating_add(1);
     }
 
-    /// All reasons together.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        [self.special_purpose, self.own, self.name_full, self.cache_full]
-            .into_iter()
-            .fold(0, u64::saturating_add)
+    /// Each reason by its stable word.
+    pub fn by_reason(&self) -> [(&'static str, u64); 6] {
+        [
+            ("special-purpose", self.special_purpose),
+            ("own", self.own),
+            ("name-full", self.name_full),
+            ("rule-full", self.rule_full),
+            ("cache-full", self.cache_full),
+            ("not-wanted", self.not_wanted),
+        ]
     }
 }

@@ -2,22 +2,25 @@
 //! The cache itself.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 
 use super::{
-    answer::{Answer, Changed, LookupFailure, Outcome, Refusal, Refusals, Standing},
+    answer::{Answer, Changed, Learned, LookupFailure, Outcome, Refusal, Refusals, Standing},
     jitter::Jitter,
+    report::NameKind,
+    wanted::{RuleNumber, Wanted},
 };
 use crate::policy::{self, Fqdn, SpecialPurpose, special::special_purpose};
 
 /// A look-up that has not come back by then is taken for lost, so that a fault elsewhere can't
 /// use up the look-ups that may run at once. It is longer than any look-up takes.
-const LOOKUP_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(30);
 /// No time is reckoned further ahead than this, whatever the settings say.
 const HORIZON: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -34,7 +37,11 @@ pub struct Settings {
     pub max_addresses_per_name: usize,
     /// The bound on addresses of all names together; one that two names share counts twice.
     pub max_addresses: usize,
-    /// The bound on look-ups at once, at least 1.
+    /// The bound on names that are learned for the wildcards of one rule. A name that several
+    /// rules match counts for each, and is refused where none has room.
+    pub max_names_per_rule: usize,
+    /// The bound on look-ups at once, at least 1. Names whose last look-up failed have half of it,
+    /// so that those of a slow server don't keep the others waiting.
     pub max_lookups: usize,
 }
 
@@ -54,49 +61,106 @@ pub struct Left {
     pub allowed: Duration,
 }
 
+/// Where an address of a name comes from, and how long it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// How long it still holds.
+    pub left: Left,
+    /// Who gave the answer that brought it last.
+    pub resolver: IpAddr,
+    /// The aliases that led to it in that answer, in order.
+    pub chain: Vec<Fqdn>,
+    /// How long ago that was.
+    pub age: Duration,
+}
+
 /// Names, the addresses that they have, and when to ask again.
 #[derive(Clone, Debug)]
 pub struct NameCache {
     settings: Settings,
+    wanted: Arc<Wanted>,
     own: Vec<IpNet>,
     pub(super) names: BTreeMap<Fqdn, Entry>,
-    /// The names that are to be looked up, by time. Each wanted name is either in here or in
+    /// The names that are to be looked up, by time. Each exact name is in here, in `retrying` or in
     /// `in_flight`.
     waiting: BTreeSet<(Instant, Fqdn)>,
-    /// The names that are being looked up, each with the time when that is taken for lost. A name
-    /// stays in here when no rule wants it any more: its look-up still runs.
-    pub(super) in_flight: BTreeMap<Fqdn, Instant>,
+    /// The same for names whose last look-up failed.
+    retrying: BTreeSet<(Instant, Fqdn)>,
+    /// The names that are being looked up. A name stays in here when no rule wants it any more: its
+    /// look-up still runs.
+    pub(super) in_flight: BTreeMap<Fqdn, InFlight>,
+    /// Every held address, by the time when its TTL ends, until that is over.
+    ttl_ends: BTreeSet<(Instant, Fqdn, IpAddr)>,
     /// Every held address, by the time when it goes.
     pub(super) ends: BTreeSet<(Instant, Fqdn, IpAddr)>,
+    /// The names that hold an address.
+    holders: BTreeMap<IpAddr, BTreeSet<Fqdn>>,
+    /// How many names were learned for the wildcards of a rule.
+    learned: BTreeMap<RuleNumber, usize>,
+    /// Names that changed since they were saved.
+    pub(super) unsaved: BTreeSet<Fqdn>,
     pub(super) refused: Refusals,
     jitter: Jitter,
 }
 
-/// One wanted name.
+/// A look-up that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    /// When it is taken for lost.
+    lost: Instant,
+    queue: Queue,
+}
+
+/// Where a name waits for its look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    Waiting,
+    Retrying,
+}
+
+/// One name.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     special: SpecialPurpose,
-    /// Its place in `waiting`.
-    next: Option<Instant>,
+    kind: Kind,
     pub(super) held: BTreeMap<IpAddr, Held>,
-    pub(super) last: Option<Answered>,
+    pub(super) last: Option<Arc<Answered>>,
     pub(super) failing: Option<Failing>,
     /// Failures of one address family while the other is answered.
     pub(super) half: Option<Failing>,
     pub(super) refused: Refusals,
+    /// How often clients got its addresses.
+    pub(super) hits: u64,
+}
+
+/// How a name gets its addresses.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// A rule names it: it is looked up, and learned as well.
+    LookedUp {
+        /// Its place in a queue.
+        next: Option<(Queue, Instant)>,
+    },
+    /// Wildcards match it: it is learned when a client asks, and forgotten with its last address.
+    Learned {
+        /// The rules that it counts for.
+        rules: Vec<RuleNumber>,
+    },
 }
 
 /// One address of a name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Held {
     /// The end of its TTL, the latest of all answers.
     pub(super) ttl_end: Instant,
     /// When it is no longer allowed.
     pub(super) end: Instant,
+    /// The answer that brought it last.
+    pub(super) source: Arc<Answered>,
 }
 
-/// Where the last answer came from.
-#[derive(Clone, Debug)]
+/// Where an answer came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answered {
     pub(super) resolver: IpAddr,
     pub(super) chain: Vec<Fqdn>,
@@ -114,12 +178,8 @@ pub(super) struct Failing {
 // === impl Settings ===
 
 impl Settings {
-    /// The ceiling of TTLs.
-    pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
-    /// The bound on addresses of all names together, unless said otherwise.
-    pub const MAX_ADDRESSES: usize = 100_000;
-    /// The bound on look-ups at once, unless said otherwise.
-    pub const MAX_LOOKUPS: usize = 64;
+    /// The bound on look-ups at once.
+    pub const MAX_LOOKUPS: usize = 128;
 
     /// A TTL in seconds as it counts here: with the top bit set it is 0 (RFC 2181, section 8),
     /// then floor and ceiling apply.
@@ -134,10 +194,11 @@ impl From<&policy::Dns> for Settings {
     fn from(dns: &policy::Dns) -> Self {
         Self {
             min_ttl: dns.min_ttl,
-            max_ttl: Self::MAX_TTL,
+            max_ttl: dns.max_ttl,
             grace: dns.grace,
             max_addresses_per_name: usize::from(dns.max_addresses_per_name),
-            max_addresses: Self::MAX_ADDRESSES,
+            max_addresses: bound(dns.max_addresses),
+            max_names_per_rule: bound(dns.max_names_per_rule),
             max_lookups: Self::MAX_LOOKUPS,
         }
     }
@@ -146,16 +207,22 @@ impl From<&policy::Dns> for Settings {
 // === impl NameCache ===
 
 impl NameCache {
-    /// An empty cache. Jitter follows from the seed alone.
+    /// An empty cache that wants no name. Jitter follows from the seed alone.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
             settings,
+            wanted: Arc::default(),
             own: Vec::new(),
             names: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            retrying: BTreeSet::new(),
             in_flight: BTreeMap::new(),
+            ttl_ends: BTreeSet::new(),
             ends: BTreeSet::new(),
+            holders: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
             refused: Refusals::default(),
             jitter: Jitter::new(seed),
         }
@@ -172,35 +239,53 @@ impl NameCache {
         self.settings = settings;
     }
 
-    /// Says which names are wanted, and which of them may have special-purpose addresses. Names
-    /// that are not wanted any more go with their addresses, those that stay keep theirs, and new
-    /// ones are due at once.
-    pub fn set_names(&mut self, wanted: &BTreeMap<Fqdn, SpecialPurpose>, now: Instant) -> Changed {
-        let gone: Vec<Fqdn> =
-            self.names.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+    /// Says which names are wanted. Names that are not wanted any more go with their addresses,
+    /// those that stay keep theirs, and new exact ones are due at once.
+    pub fn set_wanted(&mut self, wanted: Arc<Wanted>, now: Instant) -> Changed {
+        self.wanted = wanted;
+        self.learned.clear();
         let mut changed = Changed::default();
-        for name in gone {
-            let Some(entry) = self.names.remove(&name) else { continue };
-            if let Some(next) = entry.next {
-                self.waiting.remove(&(next, name.clone()));
-            }
-            for (address, held) in entry.held {
-                self.ends.remove(&(held.end, name.clone(), address));
-                changed.removed.insert((name.clone(), address));
+        let known: Vec<Fqdn> = self.names.keys().cloned().collect();
+        for name in known {
+            let terms = self.wanted.terms(&name);
+            let is_exact = self.wanted.exact().contains_key(&name);
+            let Some(entry) = self.names.get_mut(&name) else { continue };
+            let Some(terms) = terms else {
+                self.forget(&name, &mut changed);
+                continue;
+            };
+            entry.special = terms.special;
+            match (&mut entry.kind, is_exact) {
+                (Kind::LookedUp { .. }, true) => {}
+                (Kind::LookedUp { next }, false) => {
+                    if let Some((queue, at)) = next.take() {
+                        self.queue(queue).remove(&(at, name.clone()));
+                    }
+                    self.count_learned(&name, terms.matched);
+                }
+                // It becomes due below.
+                (Kind::Learned { .. }, true) => {}
+                (Kind::Learned { .. }, false) => self.count_learned(&name, terms.matched),
             }
         }
-        for (name, special) in wanted {
-            if let Some(entry) = self.names.get_mut(name) {
-                entry.special = *special;
-                continue;
+        let wanted = Arc::clone(&self.wanted);
+        for (name, special) in wanted.exact() {
+            let special = wanted.terms(name).map_or(*special, |terms| terms.special);
+            match self.names.get_mut(name) {
+                Some(Entry { kind: Kind::LookedUp { .. }, .. }) => continue,
+                Some(entry) => entry.kind = Kind::LookedUp { next: None },
+                None => {
+                    let entry = Entry::new(special, Kind::LookedUp { next: None });
+                    self.names.insert(name.clone(), entry);
+                }
             }
-            self.names.insert(name.clone(), Entry::new(*special));
             // The answer of a look-up that still runs is as good as that of a new one.
             if !self.in_flight.contains_key(name) {
                 self.schedule(name, now);
             }
         }
         self.drop_inadmissible(&mut changed);
+        self.forget_empty();
         changed
     }
 
@@ -210,27 +295,37 @@ impl NameCache {
         self.own = prefixes;
         let mut changed = Changed::default();
         self.drop_inadmissible(&mut changed);
+        self.forget_empty();
         changed
+    }
+
+    /// Whether any rule names this name or matches it.
+    #[must_use]
+    pub fn covers(&self, name: &Fqdn) -> bool {
+        self.wanted.covers(name)
     }
 
     /// The look-ups to start now, the longest overdue first. Each is to be followed by one
     /// [`Self::answer`].
     pub fn due(&mut self, now: Instant) -> Vec<Fqdn> {
         let mut start = Vec::new();
-        while self.in_flight.len() < self.max_lookups()
-            && self.waiting.first().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, name)) = self.waiting.pop_first()
+        while let Some((queue, at)) = self.next_lookup()
+            && at <= now
+            && let Some((_, name)) = self.queue(queue).pop_first()
         {
-            if let Some(entry) = self.names.get_mut(&name) {
-                entry.next = None;
+            if let Some(Entry { kind: Kind::LookedUp { next }, .. }) = self.names.get_mut(&name) {
+                *next = None;
             }
-            self.in_flight.insert(name.clone(), after(now, LOOKUP_LIMIT));
+            let lost = after(now, LOOKUP_LIMIT);
+            self.in_flight.insert(name.clone(), InFlight { lost, queue });
             start.push(name);
         }
         start
     }
 
     /// Takes the result of a look-up. An answer that was not asked for is as good.
+    ///
+    /// Nothing is dropped here, so [`Self::tick`] comes first where what is over shall make room.
     pub fn answer(
         &mut self,
         name: &Fqdn,
@@ -238,32 +333,80 @@ impl NameCache {
         now: Instant,
     ) -> Outcome {
         self.in_flight.remove(name);
-        let mut outcome = Outcome {
-            standing: Standing::Unwanted,
-            changed: Changed::default(),
-            refused: BTreeMap::new(),
-        };
-        if !self.names.contains_key(name) {
-            outcome.changed = self.expire(now);
-            return outcome;
+        let unwanted =
+            !matches!(self.names.get(name), Some(Entry { kind: Kind::LookedUp { .. }, .. }));
+        if unwanted {
+            return Outcome {
+                standing: Standing::Unwanted,
+                changed: Changed::default(),
+                refused: BTreeMap::new(),
+            };
         }
         match result {
-            Ok(answer) if !answer.records.is_empty() => self.accept(name, answer, now, outcome),
-            Ok(_) => self.reject(name, LookupFailure::NoData, now, outcome),
-            Err(failure) => self.reject(name, failure, now, outcome),
+            Ok(answer) if !answer.records.is_empty() => self.accept(name, answer, now),
+            Ok(_) => self.reject(name, LookupFailure::NoData, now),
+            Err(failure) => self.reject(name, failure, now),
         }
     }
 
-    /// Keeps addresses that were seen in use for at least a grace period from now.
+    /// Takes what a client gets for its question. Only what is held then may be sent to it.
+    ///
+    /// An answer that is repeated renews what it brought. Nothing is dropped here, so
+    /// [`Self::tick`] comes first where what is over shall make room.
+    pub fn learn(&mut self, name: &Fqdn, answer: Answer, now: Instant) -> Learned {
+        if answer.records.is_empty() {
+            return Learned::default();
+        }
+        if let Err(refusal) = self.admit_name(name) {
+            let refuse = |(address, _): (IpAddr, u32)| {
+                self.refused.count(refusal);
+                (address, refusal)
+            };
+            let refused = answer.records.into_iter().map(refuse).collect();
+            return Learned { refused, ..Learned::default() };
+        }
+        let learned = self.hold_all(name, answer, now);
+        if !learned.held.is_empty() {
+            self.count_hits(name, 1);
+        }
+        self.forget_if_empty(name);
+        learned
+    }
+
+    /// Counts clients' questions that were answered from what was learned before.
+    pub fn count_hits(&mut self, name: &Fqdn, hits: u64) {
+        if let Some(entry) = self.names.get_mut(name) {
+            entry.hits = entry.hits.saturating_add(hits);
+        }
+    }
+
+    /// The addresses of which the next [`Self::tick`] has to know whether they are in use: those
+    /// whose TTL or grace period ends.
+    #[must_use]
+    pub fn in_question(&self, now: Instant) -> BTreeSet<IpAddr> {
+        let crossed = |ends: &BTreeSet<(Instant, Fqdn, IpAddr)>| -> Vec<IpAddr> {
+            let ends = ends.iter().take_while(|(end, _, _)| *end <= now);
+            ends.map(|(_, _, address)| *address).collect()
+        };
+        let mut addresses: BTreeSet<IpAddr> = crossed(&self.ttl_ends).into_iter().collect();
+        addresses.extend(crossed(&self.ends));
+        addresses
+    }
+
+    /// Keeps addresses that were seen in use, since they were asked about for the last time, for at
+    /// least a grace period from now.
     pub fn keep_in_use(&mut self, in_use: &BTreeSet<IpAddr>, now: Instant) {
         let until = after(now, self.settings.grace);
-        for (name, entry) in &mut self.names {
-            for (address, held) in &mut entry.held {
-                // What is over but not yet dropped is not brought back.
-                if held.end > now && held.end < until && in_use.contains(address) {
+        for address in in_use {
+            let holders = self.holders.get(address).cloned().unwrap_or_default();
+            for name in holders {
+                let Some(entry) = self.names.get_mut(&name) else { continue };
+                let Some(held) = entry.held.get_mut(address) else { continue };
+                if held.end < until {
                     self.ends.remove(&(held.end, name.clone(), *address));
                     held.end = until;
                     self.ends.insert((until, name.clone(), *address));
+                    self.unsaved.insert(name);
                 }
             }
         }
@@ -274,7 +417,7 @@ impl NameCache {
         let lost: Vec<Fqdn> = self
             .in_flight
             .iter()
-            .filter(|(_, limit)| **limit <= now)
+            .filter(|(_, lookup)| lookup.lost <= now)
             .map(|(name, _)| name.clone())
             .collect();
         let mut changed = Changed::default();
@@ -289,14 +432,34 @@ impl NameCache {
     /// first.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Instant> {
+        let ttl_end = self.ttl_ends.first().map(|(end, _, _)| *end);
         let end = self.ends.first().map(|(end, _, _)| *end);
-        let lost = self.in_flight.values().min().copied();
-        let due = self
-            .waiting
-            .first()
-            .filter(|_| self.in_flight.len() < self.max_lookups())
-            .map(|(at, _)| *at);
-        [end, lost, due].into_iter().flatten().min()
+        let lost = self.in_flight.values().map(|lookup| lookup.lost).min();
+        let due = self.next_lookup().map(|(_, at)| at);
+        [ttl_end, end, lost, due].into_iter().flatten().min()
+    }
+
+    /// Forgets the addresses of some names. Those that are looked up are due at once.
+    pub fn flush(&mut self, chosen: impl Fn(&Fqdn) -> bool, now: Instant) -> Changed {
+        let mut changed = Changed::default();
+        let names: Vec<Fqdn> = self.names.keys().filter(|name| chosen(name)).cloned().collect();
+        for name in names {
+            let Some(entry) = self.names.get_mut(&name) else { continue };
+            let held = std::mem::take(&mut entry.held);
+            let looked_up = matches!(entry.kind, Kind::LookedUp { .. });
+            if looked_up && !held.is_empty() {
+                changed.emptied.insert(name.clone());
+            }
+            for (address, held) in held {
+                self.unlist(&name, address, &held);
+                changed.removed.insert((name.clone(), address));
+            }
+            if looked_up && !self.in_flight.contains_key(&name) {
+                self.schedule(&name, now);
+            }
+            self.forget_if_empty(&name);
+        }
+        changed
     }
 
     /// The addresses that are allowed as of the last call that took the time.
@@ -311,16 +474,66 @@ impl NameCache {
         Snapshot { addresses }
     }
 
-    /// How long an address of a name still holds; none if the name does not have it.
+    /// How an address of a name stands; none if the name does not have it.
     #[must_use]
-    pub fn expires_in(&self, name: &Fqdn, address: IpAddr, now: Instant) -> Option<Left> {
-        let held = self.names.get(name)?.held.get(&address)?;
-        (held.end > now).then(|| held.left(now))
+    pub fn provenance(&self, name: &Fqdn, address: IpAddr, now: Instant) -> Option<Provenance> {
+        let held = self.names.get(name)?.held.get(&address).filter(|held| held.end > now)?;
+        Some(Provenance {
+            left: held.left(now),
+            resolver: held.source.resolver,
+            chain: held.source.chain.clone(),
+            age: now.saturating_duration_since(held.source.at),
+        })
     }
 
-    /// Holds an address that comes from elsewhere than an answer, within all bounds.
-    pub(super) fn hold(&mut self, name: &Fqdn, address: IpAddr, held: Held) -> Result<(), Refusal> {
-        let Some(entry) = self.names.get_mut(name) else { return Ok(()) };
+    /// Holds what was held before a restart, within all bounds.
+    pub(super) fn hold_restored(
+        &mut self,
+        name: &Fqdn,
+        address: IpAddr,
+        held: Held,
+    ) -> Result<Changed, Refusal> {
+        self.admit_name(name)?;
+        let mut changed = Changed::default();
+        let source = Arc::clone(&held.source);
+        let known = self.holds(name, address);
+        let result = self.hold(name, address, held);
+        if let Some(entry) = self.names.get_mut(name)
+            && result.is_ok()
+        {
+            if !known {
+                changed.added.insert((name.clone(), address));
+            }
+            // An answer that came since is newer than what was saved.
+            if entry.last.as_ref().is_none_or(|last| last.at < source.at) {
+                entry.last = Some(source);
+            }
+        }
+        self.forget_if_empty(name);
+        result.map(|_until| changed)
+    }
+
+    /// Makes room for a name that was not known.
+    fn admit_name(&mut self, name: &Fqdn) -> Result<(), Refusal> {
+        if self.names.contains_key(name) {
+            return Ok(());
+        }
+        let terms = self.wanted.terms(name).ok_or(Refusal::NotWanted)?;
+        let has_room = |rule: &RuleNumber| {
+            self.learned.get(rule).is_none_or(|count| *count < self.settings.max_names_per_rule)
+        };
+        if !terms.matched.iter().any(has_room) {
+            return Err(Refusal::RuleFull);
+        }
+        let kind = Kind::Learned { rules: Vec::new() };
+        self.names.insert(name.clone(), Entry::new(terms.special, kind));
+        self.count_learned(name, terms.matched);
+        Ok(())
+    }
+
+    /// Holds an address of a name, within all bounds, and tells until when.
+    fn hold(&mut self, name: &Fqdn, address: IpAddr, held: Held) -> Result<Instant, Refusal> {
+        let Some(entry) = self.names.get_mut(name) else { return Err(Refusal::NotWanted) };
         let admitted = admissible(&self.own, entry.special, address).and_then(|()| {
             if entry.held.contains_key(&address) {
                 Ok(())
@@ -337,72 +550,79 @@ impl NameCache {
             self.refused.count(refusal);
             return Err(refusal);
         }
-        let merged = match entry.held.get(&address) {
-            Some(old) => {
-                Held { ttl_end: old.ttl_end.max(held.ttl_end), end: old.end.max(held.end) }
-            }
+        let old = entry.held.remove(&address);
+        let merged = match &old {
+            Some(old) => Held {
+                ttl_end: old.ttl_end.max(held.ttl_end),
+                end: old.end.max(held.end),
+                source: held.source,
+            },
             None => held,
         };
-        if let Some(old) = entry.held.insert(address, merged) {
+        if let Some(old) = &old {
+            self.ttl_ends.remove(&(old.ttl_end, name.clone(), address));
             self.ends.remove(&(old.end, name.clone(), address));
+        } else {
+            self.holders.entry(address).or_default().insert(name.clone());
         }
+        self.ttl_ends.insert((merged.ttl_end, name.clone(), address));
         self.ends.insert((merged.end, name.clone(), address));
-        Ok(())
+        self.unsaved.insert(name.clone());
+        let until = merged.end;
+        entry.held.insert(address, merged);
+        Ok(until)
     }
 
-    fn accept(
-        &mut self,
-        name: &Fqdn,
-        answer: Answer,
-        now: Instant,
-        mut outcome: Outcome,
-    ) -> Outcome {
-        let mut records: BTreeMap<IpAddr, Duration> = BTreeMap::new();
-        let mut shortest = self.settings.max_ttl;
+    fn holds(&self, name: &Fqdn, address: IpAddr) -> bool {
+        self.names.get(name).is_some_and(|entry| entry.held.contains_key(&address))
+    }
+
+    /// Holds what an answer brings, as far as the bounds let it.
+    fn hold_all(&mut self, name: &Fqdn, answer: Answer, now: Instant) -> Learned {
+        let mut learned = Learned::default();
+        let mut longest: BTreeMap<IpAddr, Duration> = BTreeMap::new();
         for (address, seconds) in answer.records {
             let ttl = self.settings.effective_ttl(seconds);
-            shortest = shortest.min(ttl);
-            let longest = records.entry(address).or_default();
-            *longest = (*longest).max(ttl);
+            let known = longest.entry(address).or_default();
+            *known = (*known).max(ttl);
         }
-        // What is held is renewed before what is over goes, and that makes room for what is new:
-        // so an address that comes back in time is never taken away for a moment.
-        let known = self.names.get(name).map(|entry| entry.held.clone()).unwrap_or_default();
-        let (renewed, new): (Vec<_>, Vec<_>) =
-            records.into_iter().partition(|(address, _)| known.contains_key(address));
-        let grace = self.settings.grace;
-        let held = |ttl| {
+        let Answer { resolver, chain, .. } = answer;
+        let source = Arc::new(Answered { resolver, chain, at: now });
+        for (address, ttl) in longest {
+            let known = self.holds(name, address);
             let ttl_end = after(now, ttl);
-            Held { ttl_end, end: after(ttl_end, grace) }
-        };
-        for (address, ttl) in renewed {
-            if let Err(refusal) = self.hold(name, address, held(ttl)) {
-                outcome.refused.insert(address, refusal);
-            }
-        }
-        outcome.changed = self.expire(now);
-        let mut added = Changed::default();
-        for (address, ttl) in new {
-            match self.hold(name, address, held(ttl)) {
-                Ok(()) => {
-                    added.added.insert((name.clone(), address));
+            let end = after(ttl_end, self.settings.grace);
+            match self.hold(name, address, Held { ttl_end, end, source: Arc::clone(&source) }) {
+                Ok(until) => {
+                    learned.held.insert(address, until);
+                    if !known {
+                        learned.changed.added.insert((name.clone(), address));
+                    }
                 }
                 Err(refusal) => {
-                    outcome.refused.insert(address, refusal);
+                    learned.refused.insert(address, refusal);
                 }
             }
         }
-        outcome.changed.merge(added);
+        if let Some(entry) = self.names.get_mut(name) {
+            entry.last = Some(source);
+        }
+        learned
+    }
 
+    fn accept(&mut self, name: &Fqdn, mut answer: Answer, now: Instant) -> Outcome {
+        let ttls = answer.records.iter().map(|(_, ttl)| self.settings.effective_ttl(*ttl));
+        let shortest = ttls.min().unwrap_or(self.settings.max_ttl);
         let mut delay = self.jitter.refresh(shortest);
+        let missing = answer.missing.take();
+        let Learned { changed, refused, .. } = self.hold_all(name, answer, now);
+        let mut outcome = Outcome { standing: Standing::Answered, changed, refused };
         let Some(entry) = self.names.get_mut(name) else { return outcome };
-        outcome.standing = match entry.failing.take() {
-            Some(_) => Standing::Recovered,
-            None => Standing::Answered,
-        };
-        entry.last = Some(Answered { resolver: answer.resolver, chain: answer.chain, at: now });
+        if entry.failing.take().is_some() {
+            outcome.standing = Standing::Recovered;
+        }
         // The missing family may have held addresses that are now in their grace period.
-        entry.half = answer.missing.map(|why| match &entry.half {
+        entry.half = missing.map(|why| match &entry.half {
             Some(old) => {
                 Failing { why, since: old.since, attempts: old.attempts.saturating_add(1) }
             }
@@ -415,45 +635,136 @@ impl NameCache {
         outcome
     }
 
-    fn reject(
-        &mut self,
-        name: &Fqdn,
-        why: LookupFailure,
-        now: Instant,
-        mut outcome: Outcome,
-    ) -> Outcome {
-        outcome.changed = self.expire(now);
-        let Some(entry) = self.names.get_mut(name) else { return outcome };
-        let (standing, since, attempts) = match &entry.failing {
-            Some(old) => (Standing::StillFailing, old.since, old.attempts.saturating_add(1)),
-            None => (Standing::NewlyFailing, now, 1),
+    fn reject(&mut self, name: &Fqdn, why: LookupFailure, now: Instant) -> Outcome {
+        let mut outcome = Outcome {
+            standing: Standing::NewlyFailing,
+            changed: Changed::default(),
+            refused: BTreeMap::new(),
         };
-        outcome.standing = standing;
+        let Some(entry) = self.names.get_mut(name) else { return outcome };
+        let (since, attempts) = match &entry.failing {
+            Some(old) => {
+                outcome.standing = Standing::StillFailing;
+                (old.since, old.attempts.saturating_add(1))
+            }
+            None => (now, 1),
+        };
         entry.failing = Some(Failing { why, since, attempts });
         let delay = self.jitter.back_off(attempts);
         self.schedule(name, after(now, delay));
         outcome
     }
 
+    fn queue(&mut self, queue: Queue) -> &mut BTreeSet<(Instant, Fqdn)> {
+        match queue {
+            Queue::Waiting => &mut self.waiting,
+            Queue::Retrying => &mut self.retrying,
+        }
+    }
+
+    /// Where the look-up is that comes next, if there is room for one.
+    fn next_lookup(&self) -> Option<(Queue, Instant)> {
+        let most = self.settings.max_lookups.max(1);
+        if self.in_flight.len() >= most {
+            return None;
+        }
+        let retries =
+            self.in_flight.values().filter(|lookup| lookup.queue == Queue::Retrying).count();
+        let first = |queue: &BTreeSet<(Instant, Fqdn)>| queue.first().map(|(at, _)| *at);
+        let waiting = first(&self.waiting).map(|at| (Queue::Waiting, at));
+        let retrying = first(&self.retrying)
+            .filter(|_| retries < most.div_ceil(2))
+            .map(|at| (Queue::Retrying, at));
+        [waiting, retrying].into_iter().flatten().min_by_key(|(_, at)| *at)
+    }
+
     fn schedule(&mut self, name: &Fqdn, at: Instant) {
         let Some(entry) = self.names.get_mut(name) else { return };
-        if let Some(old) = entry.next.replace(at) {
-            self.waiting.remove(&(old, name.clone()));
+        let queue = if entry.failing.is_some() { Queue::Retrying } else { Queue::Waiting };
+        let Kind::LookedUp { next } = &mut entry.kind else { return };
+        if let Some((queue, old)) = next.replace((queue, at)) {
+            self.queue(queue).remove(&(old, name.clone()));
         }
-        self.waiting.insert((at, name.clone()));
+        self.queue(queue).insert((at, name.clone()));
+    }
+
+    /// Notes that a name was learned for rules.
+    fn count_learned(&mut self, name: &Fqdn, rules: Vec<RuleNumber>) {
+        for rule in &rules {
+            *self.learned.entry(*rule).or_default() += 1;
+        }
+        if let Some(entry) = self.names.get_mut(name) {
+            entry.kind = Kind::Learned { rules };
+        }
+    }
+
+    /// Takes a name out with all that it holds.
+    fn forget(&mut self, name: &Fqdn, changed: &mut Changed) {
+        let Some(entry) = self.names.remove(name) else { return };
+        match entry.kind {
+            Kind::LookedUp { next: Some((queue, at)) } => {
+                self.queue(queue).remove(&(at, name.clone()));
+            }
+            Kind::LookedUp { next: None } => {}
+            Kind::Learned { rules } => {
+                for rule in rules {
+                    if let Some(count) = self.learned.get_mut(&rule) {
+                        *count = count.saturating_sub(1);
+                    }
+                }
+            }
+        }
+        for (address, held) in entry.held {
+            self.unlist(name, address, &held);
+            changed.removed.insert((name.clone(), address));
+        }
+    }
+
+    /// A name that was learned goes with its last address.
+    fn forget_if_empty(&mut self, name: &Fqdn) {
+        let is_over = self.names.get(name).is_some_and(|entry| {
+            entry.held.is_empty() && matches!(entry.kind, Kind::Learned { .. })
+        });
+        if is_over {
+            self.forget(name, &mut Changed::default());
+        }
+    }
+
+    fn forget_empty(&mut self) {
+        let empty = self.names.iter().filter(|(_, entry)| entry.held.is_empty());
+        for name in empty.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.forget_if_empty(&name);
+        }
+    }
+
+    /// Takes an address out of the lists by time and address.
+    fn unlist(&mut self, name: &Fqdn, address: IpAddr, held: &Held) {
+        self.ttl_ends.remove(&(held.ttl_end, name.clone(), address));
+        self.ends.remove(&(held.end, name.clone(), address));
+        self.unsaved.insert(name.clone());
+        if let btree_map::Entry::Occupied(mut holders) = self.holders.entry(address) {
+            holders.get_mut().remove(name);
+            if holders.get().is_empty() {
+                holders.remove();
+            }
+        }
     }
 
     fn expire(&mut self, now: Instant) -> Changed {
         let mut changed = Changed::default();
+        while self.ttl_ends.first().is_some_and(|(end, _, _)| *end <= now) {
+            self.ttl_ends.pop_first();
+        }
         while self.ends.first().is_some_and(|(end, _, _)| *end <= now)
-            && let Some((_, name, address)) = self.ends.pop_first()
+            && let Some((_, name, address)) = self.ends.first().cloned()
         {
-            if let Some(entry) = self.names.get_mut(&name) {
-                entry.held.remove(&address);
-                if entry.held.is_empty() {
-                    changed.emptied.insert(name.clone());
-                }
+            let Some(entry) = self.names.get_mut(&name) else { break };
+            let Some(held) = entry.held.remove(&address) else { break };
+            if entry.held.is_empty() && matches!(entry.kind, Kind::LookedUp { .. }) {
+                changed.emptied.insert(name.clone());
             }
+            self.unlist(&name, address, &held);
+            self.forget_if_empty(&name);
             changed.removed.insert((name, address));
         }
         changed
@@ -461,40 +772,47 @@ impl NameCache {
 
     /// Drops what may no longer be held since permissions or own prefixes changed.
     fn drop_inadmissible(&mut self, changed: &mut Changed) {
+        let mut dropped = Vec::new();
         for (name, entry) in &mut self.names {
             let before = entry.held.len();
             let special = entry.special;
-            entry.held.retain(|address, held| {
-                let keep = admissible(&self.own, special, *address).is_ok();
-                if !keep {
-                    self.ends.remove(&(held.end, name.clone(), *address));
-                    changed.removed.insert((name.clone(), *address));
-                }
-                keep
-            });
-            if before > 0 && entry.held.is_empty() {
+            let refused =
+                |address: &IpAddr, _: &mut Held| admissible(&self.own, special, *address).is_err();
+            for (address, held) in entry.held.extract_if(.., refused) {
+                changed.removed.insert((name.clone(), address));
+                dropped.push((name.clone(), address, held));
+            }
+            let looked_up = matches!(entry.kind, Kind::LookedUp { .. });
+            if before > 0 && entry.held.is_empty() && looked_up {
                 changed.emptied.insert(name.clone());
             }
         }
-    }
-
-    fn max_lookups(&self) -> usize {
-        self.settings.max_lookups.max(1)
+        for (name, address, held) in dropped {
+            self.unlist(&name, address, &held);
+        }
     }
 }
 
 // === impl Entry ===
 
 impl Entry {
-    fn new(special: SpecialPurpose) -> Self {
+    fn new(special: SpecialPurpose, kind: Kind) -> Self {
         Self {
             special,
-            next: None,
+            kind,
             held: BTreeMap::new(),
             last: None,
             failing: None,
             half: None,
             refused: Refusals::default(),
+            hits: 0,
+        }
+    }
+
+    pub(super) fn kind(&self) -> NameKind {
+        match self.kind {
+            Kind::LookedUp { .. } => NameKind::Exact,
+            Kind::Learned { .. } => NameKind::Learned,
         }
     }
 }
@@ -510,12 +828,21 @@ impl Held {
     }
 }
 
+/// A bound that is no number on this machine is none.
+fn bound(most: u32) -> usize {
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
 /// `start + delay`, bounded where an absurd delay would overflow the clock.
 pub(super) fn after(start: Instant, delay: Duration) -> Instant {
     start.checked_add(delay.min(HORIZON)).unwrap_or(start)
 }
 
-fn admissible(own: &[IpNet], special: SpecialPurpose, address: IpAddr) -> Result<(), Refusal> {
+pub(super) fn admissible(
+    own: &[IpNet],
+    special: SpecialPurpose,
+    address: IpAddr,
+) -> Result<(), Refusal> {
     // An IPv4 address in the clothes of IPv6 is judged as both.
     let canonical = address.to_canonical();
     if own.iter().any(|prefix| prefix.contains(&address) || prefix.contains(&canonical)) {
@@ -525,273 +852,5 @@ fn admissible(own: &[IpNet], special: SpecialPurpose, address: IpAddr) -> Result
     match (special, block) {
         (SpecialPurpose::Refused, Some(block)) => Err(Refusal::SpecialPurpose(block)),
         (SpecialPurpose::Refused, None) | (SpecialPurpose::Allowed, _) => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn settings() -> Settings {
-        Settings {
-            min_ttl: 60 * SECOND,
-            max_ttl: Settings::MAX_TTL,
-            grace: 600 * SECOND,
-            max_addresses_per_name: 3,
-            max_addresses: 5,
-            max_lookups: 2,
-        }
-    }
-
-    fn name(text: &str) -> Fqdn {
-        Fqdn::try_from(text).unwrap()
-    }
-
-    fn cache(names: &[&str], now: Instant) -> NameCache {
-        let mut cache = NameCache::new(settings(), 1);
-        cache.set_names(
-            &names.iter().map(|text| (name(text), SpecialPurpose::Refused)).collect(),
-            now,
-        );
-        cache
-    }
-
-    fn answer(records: &[(&str, u32)]) -> Result<Answer, LookupFailure> {
-        Ok(Answer {
-            records: records.iter().map(|(text, ttl)| (text.parse().unwrap(), *ttl)).collect(),
-            chain: Vec::new(),
-            resolver: "192.0.2.53".parse().unwrap(),
-            missing: None,
-        })
-    }
-
-    fn held(cache: &NameCache, text: &str) -> Vec<String> {
-        let snapshot = cache.snapshot();
-        let addresses = snapshot.addresses.get(&name(text));
-        addresses.into_iter().flatten().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn ttl_has_floor_ceiling_and_no_sign() {
-        let settings = settings();
-        for (seconds, expected) in
-            [(0, 60), (59, 60), (61, 61), (86_401, 86_400), (1 << 31, 60), (u32::MAX, 60)]
-        {
-            assert_eq!(settings.effective_ttl(seconds), expected * SECOND, "{seconds}");
-        }
-    }
-
-    #[test]
-    fn an_address_lives_through_ttl_and_grace() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com"], start);
-        let outcome = cache.answer(&name("a.example.com"), answer(&[("8.8.8.8", 100)]), start);
-        assert_eq!(outcome.standing, Standing::Answered);
-        assert_eq!(outcome.changed.added.len(), 1);
-        let left = |cache: &NameCache, at: u32| {
-            let address = "8.8.8.8".parse().unwrap();
-            cache.expires_in(&name("a.example.com"), address, start + at * SECOND)
-        };
-        assert_eq!(left(&cache, 0), Some(Left { ttl: 100 * SECOND, allowed: 700 * SECOND }));
-        assert_eq!(left(&cache, 150), Some(Left { ttl: Duration::ZERO, allowed: 550 * SECOND }));
-        assert_eq!(left(&cache, 700), None);
-        assert!(cache.tick(start + 699 * SECOND).is_empty());
-        let changed = cache.tick(start + 700 * SECOND);
-        assert_eq!(changed.emptied, BTreeSet::from([name("a.example.com")]));
-        assert!(held(&cache, "a.example.com").is_empty());
-    }
-
-    #[test]
-    fn addresses_of_earlier_answers_stay() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com"], start);
-        cache.answer(&name("a.example.com"), answer(&[("8.8.8.8", 60)]), start);
-        cache.answer(&name("a.example.com"), answer(&[("8.8.4.4", 60)]), start + 50 * SECOND);
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.4.4", "8.8.8.8"]);
-        cache.tick(start + 660 * SECOND);
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.4.4"]);
-    }
-
-    #[test]
-    fn bounds_refuse_and_never_evict() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com", "b.example.com"], start);
-        let four = answer(&[("8.8.8.1", 1), ("8.8.8.2", 1), ("8.8.8.3", 1), ("8.8.8.4", 1)]);
-        let outcome = cache.answer(&name("a.example.com"), four.clone(), start);
-        assert_eq!(outcome.refused.into_values().collect::<Vec<_>>(), [Refusal::NameFull]);
-        let outcome = cache.answer(&name("b.example.com"), four, start);
-        let refused: Vec<_> = outcome.refused.into_values().collect();
-        assert_eq!(refused, [Refusal::CacheFull, Refusal::CacheFull]);
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.8.1", "8.8.8.2", "8.8.8.3"]);
-        // What is over makes room in the very answer that needs it.
-        let later = start + 660 * SECOND;
-        let outcome = cache.answer(&name("a.example.com"), answer(&[("8.8.8.9", 1)]), later);
-        assert!(outcome.refused.is_empty());
-        assert_eq!(outcome.changed.removed.len(), 5);
-        assert_eq!(outcome.changed.emptied, BTreeSet::from([name("b.example.com")]));
-    }
-
-    #[test]
-    fn special_and_own_addresses_are_refused() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com"], start);
-        cache.set_own(vec!["203.0.114.0/24".parse().unwrap()]);
-        let records = answer(&[("10.0.0.1", 60), ("203.0.114.7", 60), ("8.8.8.8", 60)]);
-        let outcome = cache.answer(&name("a.example.com"), records.clone(), start);
-        assert_eq!(outcome.refused.len(), 2);
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.8.8"]);
-        assert_eq!(
-            cache.report(start).refused,
-            Refusals { special_purpose: 1, own: 1, ..Refusals::default() }
-        );
-
-        let allowed = BTreeMap::from([(name("a.example.com"), SpecialPurpose::Allowed)]);
-        cache.set_names(&allowed, start);
-        cache.answer(&name("a.example.com"), records, start);
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.8.8", "10.0.0.1"]);
-
-        // Both permissions can be taken back.
-        let refused = BTreeMap::from([(name("a.example.com"), SpecialPurpose::Refused)]);
-        assert_eq!(cache.set_names(&refused, start).removed.len(), 1);
-        assert_eq!(cache.set_own(vec!["8.0.0.0/8".parse().unwrap()]).emptied.len(), 1);
-        assert_eq!(cache.snapshot(), Snapshot::default());
-        assert!(cache.ends.is_empty());
-    }
-
-    #[test]
-    fn what_rebinding_aims_at_is_refused() {
-        for text in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "169.254.169.254",
-            "100.64.0.1",
-            "224.0.0.1",
-            "0.0.0.0",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "fe80::1",
-            "fc00::1",
-            "ff02::1",
-            "64:ff9b::a00:1",
-            "::ffff:10.0.0.1",
-            "::ffff:8.8.8.8",
-        ] {
-            let refusal = admissible(&[], SpecialPurpose::Refused, text.parse().unwrap());
-            assert!(matches!(refusal, Err(Refusal::SpecialPurpose(_))), "{text}: {refusal:?}");
-        }
-        let own = ["203.0.114.0/24".parse().unwrap()];
-        for text in ["203.0.114.1", "::ffff:203.0.114.1"] {
-            let refusal = admissible(&own, SpecialPurpose::Allowed, text.parse().unwrap());
-            assert_eq!(refusal, Err(Refusal::Own), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_failure_keeps_addresses_and_backs_off() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com"], start);
-        let a = name("a.example.com");
-        cache.answer(&a, answer(&[("8.8.8.8", 60)]), start);
-        let first = cache.answer(&a, Err(LookupFailure::ServFail), start);
-        assert_eq!(first.standing, Standing::NewlyFailing);
-        let retry = cache.next_wakeup().unwrap().saturating_duration_since(start);
-        assert!((1000..=1250).contains(&retry.as_millis()), "{retry:?}");
-        for _ in 0..10 {
-            let again = cache.answer(&a, Err(LookupFailure::Timeout), start);
-            assert_eq!(again.standing, Standing::StillFailing);
-        }
-        let retry = cache.next_wakeup().unwrap().saturating_duration_since(start);
-        assert!((60_000..=75_000).contains(&retry.as_millis()), "{retry:?}");
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.8.8"]);
-        let recovered = cache.answer(&a, answer(&[("8.8.8.8", 60)]), start);
-        assert_eq!(recovered.standing, Standing::Recovered);
-        assert!(recovered.changed.is_empty());
-    }
-
-    #[test]
-    fn a_missing_family_is_asked_for_again_soon() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com"], start);
-        let mut half = answer(&[("8.8.8.8", 3600)]).unwrap();
-        half.missing = Some(LookupFailure::ServFail);
-        let outcome = cache.answer(&name("a.example.com"), Ok(half), start);
-        assert_eq!(outcome.standing, Standing::Answered);
-        assert!(cache.next_wakeup().unwrap() < start + 2 * SECOND);
-    }
-
-    #[test]
-    fn lookups_are_bounded_and_lost_ones_given_up() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com", "b.example.com", "c.example.com"], start);
-        assert_eq!(cache.due(start).len(), 2);
-        assert!(cache.due(start).is_empty());
-        // A slot that is free is used again, and the name that waited longest comes first.
-        cache.answer(&name("a.example.com"), Err(LookupFailure::Timeout), start);
-        assert_eq!(cache.due(start + 9 * SECOND), [name("c.example.com")]);
-        let limit = cache.next_wakeup().unwrap();
-        assert_eq!(limit, start + LOOKUP_LIMIT);
-        cache.tick(limit);
-        assert_eq!(cache.due(limit), [name("a.example.com")]);
-    }
-
-    #[test]
-    fn names_come_and_go() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com", "b.example.com"], start);
-        cache.due(start);
-        cache.answer(&name("a.example.com"), answer(&[("8.8.8.8", 60)]), start);
-        let wanted = BTreeMap::from([(name("c.example.com"), SpecialPurpose::Refused)]);
-        let changed = cache.set_names(&wanted, start);
-        assert_eq!(changed.removed.len(), 1);
-        assert!(changed.emptied.is_empty(), "a name that is not wanted is not missed");
-        // The look-up of b still runs and takes its place until it comes back.
-        assert_eq!(cache.due(start), [name("c.example.com")]);
-        let late = cache.answer(&name("b.example.com"), answer(&[("8.8.8.8", 60)]), start);
-        assert_eq!(late.standing, Standing::Unwanted);
-        assert_eq!(cache.snapshot(), Snapshot::default());
-        assert!(cache.in_flight.contains_key(&name("c.example.com")));
-    }
-
-    #[test]
-    fn an_address_in_use_outlives_its_grace() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com"], start);
-        let a = name("a.example.com");
-        cache.answer(&a, answer(&[("8.8.8.8", 60), ("8.8.4.4", 60)]), start);
-        let in_use = BTreeSet::from(["8.8.8.8".parse().unwrap()]);
-        cache.keep_in_use(&in_use, start + 650 * SECOND);
-        cache.tick(start + 700 * SECOND);
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.8.8"]);
-        // Too late is too late.
-        cache.keep_in_use(&in_use, start + 1250 * SECOND);
-        assert_eq!(cache.tick(start + 1250 * SECOND).removed.len(), 1);
-    }
-
-    #[test]
-    fn absurd_settings_do_not_panic() {
-        let start = Instant::now();
-        let mut cache = cache(&["a.example.com"], start);
-        cache.set_settings(Settings {
-            min_ttl: Duration::MAX,
-            max_ttl: Duration::MAX,
-            grace: Duration::MAX,
-            max_addresses_per_name: 0,
-            max_addresses: 0,
-            max_lookups: 0,
-        });
-        assert_eq!(cache.due(start).len(), 1);
-        let outcome = cache.answer(&name("a.example.com"), answer(&[("8.8.8.8", 60)]), start);
-        assert_eq!(outcome.refused.len(), 1);
-        cache.set_settings(Settings {
-            max_addresses_per_name: 1,
-            max_addresses: 1,
-            ..cache.settings().clone()
-        });
-        cache.answer(&name("a.example.com"), answer(&[("8.8.8.8", 60)]), start);
-        cache.keep_in_use(&BTreeSet::from(["8.8.8.8".parse().unwrap()]), start);
-        assert_eq!(held(&cache, "a.example.com"), ["8.8.8.8"]);
     }
 }

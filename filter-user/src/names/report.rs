@@ -14,7 +14,7 @@ use crate::policy::Fqdn;
 /// The whole cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Every wanted name, in order.
+    /// Every name that is looked up or has addresses, in order.
     pub names: Vec<NameReport>,
     /// Addresses of all names together.
     pub addresses: usize,
@@ -29,6 +29,8 @@ pub struct Report {
 pub struct NameReport {
     /// The name.
     pub name: Fqdn,
+    /// Whether it is looked up, or learned when a client asks.
+    pub kind: NameKind,
     /// How its last look-up went.
     #[serde(flatten)]
     pub state: NameState,
@@ -43,8 +45,20 @@ pub struct NameReport {
     pub answered_s_ago: Option<u64>,
     /// The aliases of the last answer, in order.
     pub chain: Vec<Fqdn>,
+    /// How often clients got its addresses.
+    pub hits: u64,
     /// Addresses refused to it.
     pub refused: Refusals,
+}
+
+/// How a name gets its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NameKind {
+    /// A rule names it, and it is looked up.
+    Exact,
+    /// Wildcards match it, and clients' answers bring its addresses.
+    Learned,
 }
 
 /// How the last look-up of a name went.
@@ -125,12 +139,14 @@ impl Entry {
         let last = self.last.as_ref();
         NameReport {
             name: name.clone(),
+            kind: self.kind(),
             state: self.state(now),
             incomplete: self.half.as_ref().map(|half| half.why.to_string()),
             addresses,
             resolver: last.map(|last| last.resolver),
             answered_s_ago: last.map(|last| now.saturating_duration_since(last.at).as_secs()),
             chain: last.map(|last| last.chain.clone()).unwrap_or_default(),
+            hits: self.hits,
             refused: self.refused,
         }
     }

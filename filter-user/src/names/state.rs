@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,12 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     answer::Changed,
-    cache::{Answered, Held, NameCache, after},
+    cache::{Answered, Entry, Held, NameCache, after},
 };
 use crate::policy::Fqdn;
 
-/// The version of [`State`] that is written, and the only one that is read.
-pub const STATE_VERSION: u32 = 1;
+/// The version of [`State`] and [`Note`] that is written, and the only one that is read.
+pub const STATE_VERSION: u32 = 2;
 
 /// By how much a state may be newer than the clock: time servers set clocks back by so much.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
@@ -34,14 +35,30 @@ pub struct State {
     names: BTreeMap<String, NameRecord>,
 }
 
-/// One name of a [`State`].
+/// How one name stands since a [`State`] was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    version: u32,
+    /// When it was made, in seconds since 1970.
+    saved: u64,
+    name: String,
+    record: NameRecord,
+}
+
+/// All that one name has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct NameRecord {
-    resolver: IpAddr,
-    /// When the last answer came, in seconds since 1970.
-    answered: u64,
-    chain: Vec<String>,
+    /// The answers that brought the addresses.
+    answers: Vec<AnswerRecord>,
     addresses: BTreeMap<IpAddr, Times>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct AnswerRecord {
+    resolver: IpAddr,
+    /// When it came, in seconds since 1970.
+    at: u64,
+    chain: Vec<String>,
 }
 
 /// The times of an address, in seconds since 1970.
@@ -49,6 +66,8 @@ struct NameRecord {
 struct Times {
     ttl_end: u64,
     end: u64,
+    /// The place of its answer.
+    answer: usize,
 }
 
 /// What became of a state.
@@ -81,45 +100,70 @@ pub enum UnusableState {
     Future(u64),
 }
 
+// === impl State ===
+
+impl State {
+    /// A state without names, made at the beginning of time: what notes are added to where no state
+    /// was saved.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { version: STATE_VERSION, saved: 0, names: BTreeMap::new() }
+    }
+
+    /// Puts a later note on top.
+    ///
+    /// # Errors
+    ///
+    /// The note or the state is of another version; nothing has changed.
+    pub fn add(&mut self, note: Note) -> Result<(), UnusableState> {
+        for version in [self.version, note.version] {
+            if version != STATE_VERSION {
+                return Err(UnusableState::Version(version));
+            }
+        }
+        self.saved = self.saved.max(note.saved);
+        self.names.insert(note.name, note.record);
+        Ok(())
+    }
+}
+
 // === impl NameCache ===
 
 impl NameCache {
-    /// Everything that is held now, for a file.
+    /// Everything that is held now, for a file. Notes that were not taken yet are in it.
     #[must_use]
-    pub fn to_state(&self, now: Instant, wall: SystemTime) -> State {
+    pub fn to_state(&mut self, now: Instant, wall: SystemTime) -> State {
+        self.unsaved.clear();
         let saved = seconds(wall);
-        let ahead =
-            |time: Instant| saved.saturating_add(time.saturating_duration_since(now).as_secs());
         let names = self
             .names
             .iter()
             .filter(|(_, entry)| !entry.held.is_empty())
-            .filter_map(|(name, entry)| {
-                let last = entry.last.as_ref()?;
-                let age = now.saturating_duration_since(last.at).as_secs();
-                let record = NameRecord {
-                    resolver: last.resolver,
-                    answered: saved.saturating_sub(age),
-                    chain: last.chain.iter().map(ToString::to_string).collect(),
-                    addresses: entry
-                        .held
-                        .iter()
-                        .filter(|(_, held)| held.end > now)
-                        .map(|(address, held)| {
-                            let times =
-                                Times { ttl_end: ahead(held.ttl_end), end: ahead(held.end) };
-                            (*address, times)
-                        })
-                        .collect(),
-                };
-                Some((name.as_str().to_owned(), record))
-            })
+            .map(|(name, entry)| (name.as_str().to_owned(), record(entry, now, saved)))
             .collect();
         State { version: STATE_VERSION, saved, names }
     }
 
+    /// What changed since it was asked for the last time, name by name.
+    pub fn take_notes(&mut self, now: Instant, wall: SystemTime) -> Vec<Note> {
+        let saved = seconds(wall);
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let note = |name: Fqdn| {
+            let entry = self.names.get(&name);
+            let record = entry.map(|entry| record(entry, now, saved)).unwrap_or_default();
+            Note { version: STATE_VERSION, saved, name: name.as_str().to_owned(), record }
+        };
+        unsaved.into_iter().map(note).collect()
+    }
+
+    /// Whether [`Self::take_notes`] has any.
+    #[must_use]
+    pub fn has_notes(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+
     /// Takes back what was saved, as far as its time is not over and the names are wanted: so
-    /// [`NameCache::set_names`] and [`NameCache::set_own`] come first. Every name stays due.
+    /// [`NameCache::set_wanted`] and [`NameCache::set_own`] come first. Every exact name stays due.
     ///
     /// # Errors
     ///
@@ -140,12 +184,12 @@ impl NameCache {
         }
         let mut restored = Restored::default();
         for (text, record) in &state.names {
-            let name = Fqdn::try_from(text.as_str()).ok();
-            let Some(name) = name.filter(|name| self.names.contains_key(name)) else {
-                restored.unwanted += record.addresses.len();
-                continue;
-            };
-            self.restore_name(&name, record, now, clock, &mut restored);
+            match Fqdn::try_from(text.as_str()) {
+                Ok(name) if self.covers(&name) => {
+                    self.restore_name(&name, record, now, clock, &mut restored);
+                }
+                Ok(_) | Err(_) => restored.unwanted += record.addresses.len(),
+            }
         }
         Ok(restored)
     }
@@ -160,39 +204,62 @@ impl NameCache {
     ) {
         let max_ttl = self.settings().max_ttl;
         let grace = self.settings().grace;
+        let answers: Vec<Arc<Answered>> = record
+            .answers
+            .iter()
+            .map(|answer| {
+                let age = Duration::from_secs(clock.saturating_sub(answer.at));
+                let chain = answer.chain.iter().filter_map(|text| Fqdn::try_from(&**text).ok());
+                Arc::new(Answered {
+                    resolver: answer.resolver,
+                    chain: chain.collect(),
+                    at: now.checked_sub(age).unwrap_or(now),
+                })
+            })
+            .collect();
         for (address, times) in &record.addresses {
             let left = |time: u64| Duration::from_secs(time.saturating_sub(clock));
             let ttl = left(times.ttl_end).min(max_ttl);
             let allowed = left(times.end).min(ttl.saturating_add(grace));
-            if allowed.is_zero() {
-                restored.over += 1;
-                continue;
-            }
-            let known = self.names.get(name).is_some_and(|entry| entry.held.contains_key(address));
-            let held = Held { ttl_end: after(now, ttl), end: after(now, allowed) };
-            match self.hold(name, *address, held) {
-                Ok(()) if known => {}
-                Ok(()) => {
-                    restored.changed.added.insert((name.clone(), *address));
+            let source = match answers.get(times.answer) {
+                Some(source) if !allowed.is_zero() => Arc::clone(source),
+                Some(_) | None => {
+                    restored.over += 1;
+                    continue;
                 }
+            };
+            let held = Held { ttl_end: after(now, ttl), end: after(now, allowed), source };
+            match self.hold_restored(name, *address, held) {
+                Ok(changed) => restored.changed.merge(changed),
                 Err(_refusal) => restored.refused += 1,
             }
         }
-        let age = Duration::from_secs(clock.saturating_sub(record.answered));
-        let Some(entry) = self.names.get_mut(name) else { return };
-        // An answer that came since is newer than what was saved.
-        if entry.last.is_none() && !entry.held.is_empty() {
-            entry.last = Some(Answered {
-                resolver: record.resolver,
-                chain: record
-                    .chain
-                    .iter()
-                    .filter_map(|text| Fqdn::try_from(text.as_str()).ok())
-                    .collect(),
-                at: now.checked_sub(age).unwrap_or(now),
-            });
-        }
     }
+}
+
+/// What a name has now.
+fn record(entry: &Entry, now: Instant, saved: u64) -> NameRecord {
+    let ahead = |time: Instant| saved.saturating_add(time.saturating_duration_since(now).as_secs());
+    let mut sources: Vec<&Arc<Answered>> = Vec::new();
+    let mut addresses = BTreeMap::new();
+    for (address, held) in entry.held.iter().filter(|(_, held)| held.end > now) {
+        let known = sources.iter().position(|source| **source == held.source);
+        let answer = known.unwrap_or_else(|| {
+            sources.push(&held.source);
+            sources.len() - 1
+        });
+        let times = Times { ttl_end: ahead(held.ttl_end), end: ahead(held.end), answer };
+        addresses.insert(*address, times);
+    }
+    let answers = sources
+        .into_iter()
+        .map(|source| AnswerRecord {
+            resolver: source.resolver,
+            at: saved.saturating_sub(now.saturating_duration_since(source.at).as_secs()),
+            chain: source.chain.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    NameRecord { answers, addresses }
 }
 
 /// Seconds since 1970; a clock before that counts as 1970.
@@ -204,7 +271,7 @@ fn seconds(wall: SystemTime) -> u64 {
 mod tests {
     use super::*;
     use crate::{
-        names::{Answer, NameState, Settings},
+        names::{Answer, NameState, Settings, Wanted},
         policy::SpecialPurpose,
     };
 
@@ -217,14 +284,16 @@ mod tests {
     fn empty(now: Instant) -> NameCache {
         let settings = Settings {
             min_ttl: 60 * SECOND,
-            max_ttl: Settings::MAX_TTL,
+            max_ttl: 24 * 3600 * SECOND,
             grace: 600 * SECOND,
             max_addresses_per_name: 8,
             max_addresses: 8,
+            max_names_per_rule: 2,
             max_lookups: 2,
         };
         let mut cache = NameCache::new(settings, 1);
-        cache.set_names(&BTreeMap::from([(name(), SpecialPurpose::Refused)]), now);
+        let names = BTreeMap::from([(name(), SpecialPurpose::Refused)]);
+        cache.set_wanted(Arc::new(Wanted::only_exact(&names)), now);
         cache
     }
 
@@ -274,26 +343,29 @@ mod tests {
         let mut cache = empty(now);
         assert_eq!(cache.restore(&state, now, wall(0)), Err(UnusableState::Future(1000)));
         assert!(cache.restore(&state, now, wall(940)).is_ok());
-        let other = State { version: 2, ..state };
-        assert_eq!(cache.restore(&other, now, wall(1000)), Err(UnusableState::Version(2)));
+        let other = State { version: 1, ..state };
+        assert_eq!(cache.restore(&other, now, wall(1000)), Err(UnusableState::Version(1)));
     }
 
     #[test]
     fn a_tampered_state_stays_within_the_bounds() {
         let now = Instant::now();
-        let text = r#"{"version": 1, "saved": 1800000000, "names": {
-            "a.example.com": {"resolver": "192.0.2.53", "answered": 99999999999, "chain": ["-"],
+        let text = r#"{"version": 2, "saved": 1800000000, "names": {
+            "a.example.com": {
+                "answers": [{"resolver": "192.0.2.53", "at": 99999999999, "chain": ["-"]}],
                 "addresses": {
-                    "8.8.8.8": {"ttl_end": 18446744073709551615, "end": 18446744073709551615},
-                    "127.0.0.1": {"ttl_end": 1900000000, "end": 1900000000}}},
-            "b..": {"resolver": "::1", "answered": 0, "chain": [],
-                "addresses": {"8.8.8.8": {"ttl_end": 1900000000, "end": 1900000000}}}}}"#;
+                    "8.8.8.8":
+                        {"ttl_end": 18446744073709551615, "end": 18446744073709551615, "answer": 0},
+                    "8.8.4.4": {"ttl_end": 1900000000, "end": 1900000000, "answer": 1},
+                    "127.0.0.1": {"ttl_end": 1900000000, "end": 1900000000, "answer": 0}}},
+            "b..": {"answers": [{"resolver": "::1", "at": 0, "chain": []}],
+                "addresses": {"8.8.8.8": {"ttl_end": 1900000000, "end": 1900000000, "answer": 0}}}}}"#;
         let state: State = serde_json::from_str(text).unwrap();
         let mut cache = empty(now);
         let restored = cache.restore(&state, now, wall(0)).unwrap();
-        assert_eq!((restored.refused, restored.unwanted), (1, 1));
-        let left = cache.expires_in(&name(), "8.8.8.8".parse().unwrap(), now).unwrap();
-        assert_eq!(left.ttl, Settings::MAX_TTL);
-        assert_eq!(left.allowed, Settings::MAX_TTL + 600 * SECOND);
+        assert_eq!((restored.refused, restored.unwanted, restored.over), (1, 1, 1));
+        let left = cache.provenance(&name(), "8.8.8.8".parse().unwrap(), now).unwrap().left;
+        assert_eq!(left.ttl, 24 * 3600 * SECOND);
+        assert_eq!(left.allowed, 24 * 3600 * SECOND + 600 * SECOND);
     }
 }
