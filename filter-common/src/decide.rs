@@ -46,7 +46,7 @@ impl Decision {
                 Verdict::Permit(permit) => permit.0,
                 Verdict::Pass(_) | Verdict::Drop(_) => 0,
             },
-            grant: self.grant.0,
+            grant: self.grant.unmarked().0,
             class: self.class.0,
             reason: self.verdict.code(),
             passes: self.verdict.passes(mode) as u8,
@@ -135,6 +135,16 @@ fn inside<F: Frame + ?Sized, T: Tables>(
     }
     match policy(tables, workspace, payload, grant, class) {
         Ok(verdict) => {
+            // Only what a rule lets pass: whoever may not go there can't keep an address alive.
+            // Most packets find the mark set and pay for no more than this test; the first one
+            // after user space has taken the mark looks the destination up once more, so that no
+            // pointer to the entry has to be carried, and followed by the verifier, from the first
+            // look-up to here.
+            if let Verdict::Permit(_) = verdict
+                && !grant.is_used()
+            {
+                tables.mark_used(&workspace.headers.destination);
+            }
             if grant.is_own() && tables.settings().flags & SlotSettings::FOLLOW != 0 {
                 asked(frame, tables, workspace, payload)?;
             }

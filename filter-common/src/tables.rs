@@ -65,6 +65,9 @@ pub trait Tables {
     /// does.
     fn grant(&self, destination: &Address) -> Grant;
 
+    /// Marks the grant that [`Tables::grant`] finds as used. Does nothing where it observes.
+    fn mark_used(&self, destination: &Address);
+
     /// The port set of a grant for a class; `None` where the rules of the grant hold for none of
     /// the class's groups.
     fn port_set(&self, grant: Grant, class: Class) -> Option<PortSet>;

@@ -11,7 +11,7 @@ use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
@@ -119,12 +119,16 @@ const _: () = assert!(size_of::<SlotSettings>() == 16 && align_of::<SlotSettings
 
 /// The value of a destination prefix: a row of the (grant, class) matrix, from 1, and whether the
 /// prefix is one of the gateway's own addresses. Row 0 allows nothing.
+///
+/// User space writes it and replaces it whole. The one thing that a program writes is the mark that
+/// the prefix is in use: so an address that a name once had is kept while clients go there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant(pub u32);
 
 impl Grant {
     const OWN: u32 = 1 << 31;
     const CLOSED: u32 = 1 << 30;
+    const USED: u32 = 1 << 29;
 
     /// No prefix holds the destination.
     pub const NONE: Self = Self(0);
@@ -133,10 +137,10 @@ impl Grant {
     /// one of its networks. No rule leads there.
     pub const CLOSED_ADDRESS: Self = Self(Self::CLOSED);
 
-    /// A grant with the row `row` (below 2^30).
+    /// A grant with the row `row` (below 2^29).
     #[must_use]
     pub const fn new(row: u32) -> Self {
-        Self(row & !(Self::OWN | Self::CLOSED))
+        Self(row & !(Self::OWN | Self::CLOSED | Self::USED))
     }
 
     /// The same row, for one of the gateway's own addresses.
@@ -159,11 +163,32 @@ impl Grant {
         self.0 & Self::CLOSED != 0
     }
 
+    /// The same, marked: a rule let a client's packet pass to an address of the prefix.
+    #[inline(always)]
+    #[must_use]
+    pub const fn used(self) -> Self {
+        Self(self.0 | Self::USED)
+    }
+
+    /// Whether it is marked.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_used(self) -> bool {
+        self.0 & Self::USED != 0
+    }
+
+    /// The same as user space wrote it, without the mark.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unmarked(self) -> Self {
+        Self(self.0 & !Self::USED)
+    }
+
     /// The row of the matrix; 0: nothing is allowed.
     #[inline(always)]
     #[must_use]
     pub const fn row(self) -> u32 {
-        self.0 & !(Self::OWN | Self::CLOSED)
+        self.0 & !(Self::OWN | Self::CLOSED | Self::USED)
     }
 }
 
@@ -345,7 +370,7 @@ pub struct Observation {
     pub active: u64,
     /// The [`Permit`], 0 where no rule allowed the packet.
     pub permit: u32,
-    /// The [`Grant`] of the destination.
+    /// The [`Grant`] of the destination, without its mark.
     pub grant: u32,
     /// The class of the source.
     pub class: u32,

@@ -7,12 +7,13 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
+use core::cell::UnsafeCell;
 use filter_common::flow::Workspace;
 use filter_common::wire::{
     AddressPair, COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord,
-    FragmentKey, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS,
-    MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED, MAX_SOURCES, Observation, PORT_CLASS_WORDS,
-    RejectBucket, SLOTS, SlotSettings, VLANS,
+    FragmentKey, Grant, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS,
+    MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED, MAX_SOURCES, Observation,
+    PORT_CLASS_WORDS, RejectBucket, SLOTS, SlotSettings, VLANS,
 };
 
 /// What doesn't fit on the stack, or must not be known to the verifier.
@@ -25,6 +26,31 @@ pub(crate) struct Scratch {
     pub(crate) client: [u8; 16],
     /// Its first bucket.
     pub(crate) bucket: RejectBucket,
+}
+
+/// The value of a destination prefix (`wire::Grant`), which packets mark in place.
+#[repr(transparent)]
+pub(crate) struct GrantCell(UnsafeCell<u32>);
+
+// SAFETY: every access is one volatile load or store of the aligned word.
+unsafe impl Sync for GrantCell {}
+
+impl GrantCell {
+    /// The grant.
+    #[inline(always)]
+    pub(crate) fn load(&self) -> Grant {
+        // SAFETY: a live value of a map, one aligned word; volatile, as other CPUs mark it.
+        Grant(unsafe { core::ptr::read_volatile(self.0.get()) })
+    }
+
+    /// Marks it as used. User space never changes an entry but puts a new one in its place, so that
+    /// nothing that it writes can be lost here; whoever else stores, stores the same.
+    #[inline(always)]
+    pub(crate) fn mark_used(&self) {
+        let grant = self.load().used();
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(self.0.get(), grant.0) };
+    }
 }
 
 /// Which slot is in force (`wire::Active`).
@@ -48,16 +74,20 @@ pub(crate) static PORT_CELLS: Array<u32> = Array::with_max_entries(SLOTS * MAX_P
 
 /// IPv4 destinations of slot 0.
 #[map]
-pub(crate) static GRANTS4_0: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub(crate) static GRANTS4_0: LpmTrie<[u8; 4], GrantCell> =
+    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 /// IPv4 destinations of slot 1.
 #[map]
-pub(crate) static GRANTS4_1: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub(crate) static GRANTS4_1: LpmTrie<[u8; 4], GrantCell> =
+    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 /// IPv6 destinations of slot 0.
 #[map]
-pub(crate) static GRANTS6_0: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub(crate) static GRANTS6_0: LpmTrie<[u8; 16], GrantCell> =
+    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 /// IPv6 destinations of slot 1.
 #[map]
-pub(crate) static GRANTS6_1: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub(crate) static GRANTS6_1: LpmTrie<[u8; 16], GrantCell> =
+    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 /// Zone and IPv4 source of slot 0 -> class.
 #[map]
 pub(crate) static SOURCES4_0: LpmTrie<[u8; 8], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);

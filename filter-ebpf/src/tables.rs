@@ -17,9 +17,9 @@ use filter_common::{
 };
 
 use crate::maps::{
-    ACTIVE, CELLS, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, KEPT_FLOWS,
-    PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0,
-    SOURCES6_1, ZONES,
+    ACTIVE, CELLS, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell,
+    KEPT_FLOWS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1,
+    SOURCES6_0, SOURCES6_1, ZONES,
 };
 
 /// The slot that was in force when the packet came, seen from one NIC.
@@ -65,10 +65,23 @@ impl Slot {
     }
 
     #[inline(always)]
-    fn longest_match<K>(&self, tries: [&LpmTrie<K, u32>; 2], bits: u32, data: K) -> Option<u32> {
+    fn longest_match<K, V>(
+        &self,
+        tries: [&'static LpmTrie<K, V>; 2],
+        bits: u32,
+        data: K,
+    ) -> Option<&'static V> {
         let [first, second] = tries;
         let trie = if self.active.slot() == 0 { first } else { second };
-        trie.get(Key::new(bits, data)).copied()
+        trie.get(Key::new(bits, data))
+    }
+
+    #[inline(always)]
+    fn grant_cell(&self, destination: &Address) -> Option<&'static GrantCell> {
+        match *destination {
+            Address::V4(address) => self.longest_match([&GRANTS4_0, &GRANTS4_1], 32, address),
+            Address::V6(address) => self.longest_match([&GRANTS6_0, &GRANTS6_1], 128, address),
+        }
     }
 }
 
@@ -222,20 +235,25 @@ impl Tables for Slot {
             }
         };
         match found {
-            Some(class) if class != Class::NONE.0 => Some(Class(class)),
+            Some(class) if *class != Class::NONE.0 => Some(Class(*class)),
             _ => None,
         }
     }
 
     #[inline(always)]
     fn grant(&self, destination: &Address) -> Grant {
-        let found = match *destination {
-            Address::V4(address) => self.longest_match([&GRANTS4_0, &GRANTS4_1], 32, address),
-            Address::V6(address) => self.longest_match([&GRANTS6_0, &GRANTS6_1], 128, address),
-        };
-        match found {
-            Some(grant) => Grant(grant),
+        match self.grant_cell(destination) {
+            Some(cell) => cell.load(),
             None => Grant::NONE,
+        }
+    }
+
+    #[inline(always)]
+    fn mark_used(&self, destination: &Address) {
+        if self.role == Role::Enforcing
+            && let Some(cell) = self.grant_cell(destination)
+        {
+            cell.mark_used();
         }
     }
 

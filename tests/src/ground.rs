@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     mem::offset_of,
+    net::IpAddr,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -30,6 +31,8 @@ use filter_user::{
         maps::{Provenance, SlotIndex},
     },
 };
+
+use ipnet::IpNet;
 
 use crate::{answers, netns, workdir::PinDir};
 
@@ -302,6 +305,22 @@ impl Ground {
         Ok(timeless(self.maps.flows()?))
     }
 
+    /// The addresses with an entry of their own in the slot in force that are in use; their marks are
+    /// taken.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be read or written.
+    pub fn take_used(&mut self) -> Result<BTreeSet<IpAddr>> {
+        let slot = SlotIndex::of(self.active);
+        let [first, second] = &self.slots;
+        let held = match slot {
+            SlotIndex::First => first,
+            SlotIndex::Second => second,
+        };
+        self.maps.take_used(slot, held, &addresses(held.grants.keys()))
+    }
+
     /// Forgets all flows.
     ///
     /// # Errors
@@ -432,6 +451,12 @@ pub fn judge_egress(
     segments: u32,
 ) -> Verdict {
     egress(frame, &view, &mut Workspace::default(), side, from, segments)
+}
+
+/// The prefixes that are addresses.
+pub fn addresses<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> BTreeSet<IpAddr> {
+    let single = |prefix: &&IpNet| prefix.prefix_len() == prefix.max_prefix_len();
+    prefixes.into_iter().filter(single).map(IpNet::addr).collect()
 }
 
 /// Flows without their times.

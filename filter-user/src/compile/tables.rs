@@ -62,6 +62,7 @@ pub struct Memory {
     flows: RefCell<BTreeMap<FlowKey, MemoryFlow>>,
     kept: RefCell<BTreeSet<FlowKey>>,
     fragments: RefCell<BTreeMap<FragmentKey, u64>>,
+    used: RefCell<BTreeSet<IpNet>>,
     now: Cell<u64>,
 }
 
@@ -116,6 +117,12 @@ impl Memory {
         }
     }
 
+    /// The destination prefixes that are marked as used.
+    #[must_use]
+    pub fn used(&self) -> BTreeSet<IpNet> {
+        self.used.borrow().clone()
+    }
+
     /// Keeps a flow that the policy denies.
     pub fn keep(&self, key: FlowKey) {
         self.kept.borrow_mut().insert(key);
@@ -151,6 +158,11 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn new(tables: &'a SlotTables, nic: u32) -> Self {
         Self { tables, nic, memory: None, role: Role::Observing }
+    }
+
+    fn destination(&self, destination: &Address) -> Option<(IpNet, Grant)> {
+        let below = |at| self.tables.grants.range(..=at).next_back();
+        covering(ip(destination), below).next().map(|(prefix, grant)| (prefix, *grant))
     }
 }
 
@@ -221,8 +233,18 @@ impl Tables for View<'_> {
     }
 
     fn grant(&self, destination: &Address) -> Grant {
-        let below = |at| self.tables.grants.range(..=at).next_back();
-        covering(ip(destination), below).next().map_or(Grant::NONE, |(_, grant)| *grant)
+        let Some((prefix, grant)) = self.destination(destination) else { return Grant::NONE };
+        let used = self.memory.is_some_and(|memory| memory.used.borrow().contains(&prefix));
+        if used { grant.used() } else { grant }
+    }
+
+    fn mark_used(&self, destination: &Address) {
+        if let Some(memory) = self.memory
+            && self.role == Role::Enforcing
+            && let Some((prefix, _)) = self.destination(destination)
+        {
+            memory.used.borrow_mut().insert(prefix);
+        }
     }
 
     fn port_set(&self, grant: Grant, class: Class) -> Option<PortSet> {

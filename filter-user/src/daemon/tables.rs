@@ -2,6 +2,8 @@
 //! The two slots in the kernel and what they mean: swapping policies and editing the slot in
 //! force.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use anyhow::{Context as _, Result};
 use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, MAX_NICS};
 
@@ -144,6 +146,24 @@ impl TwoSlots {
         self.free.grants.retain(|row| meaning.grant(*row).is_none());
         self.free.port_sets.retain(|row| meaning.port_set(*row).is_none());
         Ok(())
+    }
+
+    /// Which addresses are in use, as [`SharedMaps::take_used`]: in the slot in force, and in the one
+    /// that was in force before, whose packets nobody has asked for since the swap.
+    ///
+    /// An entry that an [`edit`](Self::edit) replaces, as the rules for its address change, counts as
+    /// not used until the next packet.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be read or written.
+    pub fn take_used(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>> {
+        let held = &self.in_force.tables;
+        let mut used = self.maps.take_used(self.active, held, addresses)?;
+        if let Some(held) = &self.idle {
+            used.extend(self.maps.take_used(self.active.other(), held, addresses)?);
+        }
+        Ok(used)
     }
 
     /// Gives counters back that neither slot counts at.

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The maps that programs and the daemon share: writing slots, reading counters.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{
@@ -345,7 +349,7 @@ impl SharedMaps {
         Ok(())
     }
 
-    /// Reads back all that a slot holds.
+    /// Reads back all that a slot holds. Whether a destination is in use is no part of it.
     ///
     /// # Errors
     ///
@@ -376,11 +380,13 @@ impl SharedMaps {
         }
         for entry in tries.grants4.iter() {
             let (key, value) = entry?;
-            tables.grants.insert(prefix(IpAddr::from(key.data()), key.prefix_len())?, Grant(value));
+            let prefix = prefix(IpAddr::from(key.data()), key.prefix_len())?;
+            tables.grants.insert(prefix, Grant(value).unmarked());
         }
         for entry in tries.grants6.iter() {
             let (key, value) = entry?;
-            tables.grants.insert(prefix(IpAddr::from(key.data()), key.prefix_len())?, Grant(value));
+            let prefix = prefix(IpAddr::from(key.data()), key.prefix_len())?;
+            tables.grants.insert(prefix, Grant(value).unmarked());
         }
         for entry in tries.sources4.iter() {
             let (key, value) = entry?;
@@ -395,6 +401,47 @@ impl SharedMaps {
             tables.sources.insert((zone, source), value);
         }
         Ok(tables)
+    }
+
+    /// Which addresses a rule let a client's packet pass to since this was asked last; the mark is
+    /// taken from these. `held` is what the slot holds, by which addresses are left out that have no
+    /// entry of their own: the kernel would answer for the prefix around them.
+    ///
+    /// Programs set the mark but write nothing else, and nobody but the daemon replaces an entry,
+    /// so that writing it back undoes nothing. A packet that passes between reading and writing is
+    /// one that came while the mark was still set, and is told of now. What is lost is the mark of an
+    /// entry that another step replaces.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be read or written. Marks that were taken before that are lost.
+    pub fn take_used(
+        &mut self,
+        slot: SlotIndex,
+        held: &SlotTables,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<BTreeSet<IpAddr>> {
+        let mut used = BTreeSet::new();
+        for address in addresses {
+            let prefix = IpNet::from(*address);
+            let Some(grant) = held.grants.get(&prefix) else { continue };
+            let [first, second] = &self.tries;
+            let tries = match slot {
+                SlotIndex::First => first,
+                SlotIndex::Second => second,
+            };
+            let found = match prefix {
+                IpNet::V4(prefix) => tries.grants4.get(&key4(&prefix), 0),
+                IpNet::V6(prefix) => tries.grants6.get(&key6(&prefix), 0),
+            };
+            let found = Grant(found.context("a destination that was written is gone")?);
+            ensure!(found.unmarked() == *grant, "{address} has another grant than was written");
+            if found.is_used() {
+                self.apply(slot, &Step::InsertGrant(prefix, *grant))?;
+                used.insert(*address);
+            }
+        }
+        Ok(used)
     }
 
     /// Says which interfaces are on which side.

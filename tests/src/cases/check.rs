@@ -21,8 +21,8 @@ use super::{Case, CaseVerdict, CaseWay, Event, Table};
 use crate::{
     answers,
     ground::{
-        Counters, Fate, Ground, SHORTEST, TestNic, Traces, judge, judge_egress, mode, reason_of,
-        timeless, view,
+        Counters, Fate, Ground, SHORTEST, TestNic, Traces, addresses, judge, judge_egress, mode,
+        reason_of, timeless, view,
     },
 };
 
@@ -413,6 +413,10 @@ impl Bench {
         let (flows, expected) = (ground.flows()?, timeless(memory.flows()));
         if flows != expected {
             bail!("flows are {flows:?}, not {expected:?}");
+        }
+        let (used, expected) = (ground.take_used()?, addresses(&memory.used()));
+        if used != expected {
+            bail!("in use are {used:?}, not {expected:?}");
         }
         let Traces { samples, left_out } = ground.traces(left_out)?;
         let reasons: Vec<Option<u8>> = samples.iter().map(|sample| reason_of(sample)).collect();

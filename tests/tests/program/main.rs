@@ -13,3 +13,4 @@
 mod cases;
 mod random;
 mod steps;
+mod used;
