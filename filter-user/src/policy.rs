@@ -415,10 +415,11 @@ impl fmt::Display for Upstream {
         if let Transport::Tls(_) = self.transport {
             f.write_str("tls://")?;
         }
-        if self.server.port() == usual {
-            write!(f, "{}", self.server.ip())?;
-        } else {
-            write!(f, "{}", self.server)?;
+        match (self.server, &self.transport) {
+            (server, _) if server.port() != usual => write!(f, "{server}")?,
+            // After a scheme an address with colons stands in brackets (RFC 3986, section 3.2.2).
+            (SocketAddr::V6(server), Transport::Tls(_)) => write!(f, "[{}]", server.ip())?,
+            (server, _) => write!(f, "{}", server.ip())?,
         }
         match &self.transport {
             Transport::Tls(TlsName::Name(name)) => write!(f, "#{name}"),

@@ -5,6 +5,7 @@
 //! rest. The TOML tree is walked by hand, so that each message names the line of the very value
 //! that is wrong.
 
+mod dns;
 mod reader;
 mod sections;
 mod services;
@@ -128,7 +129,12 @@ pub fn load(directory: &Path) -> Result<Loaded, LoadErrors> {
             Err(error) => report.unreadable(&name, &error),
         }
     }
-    analyse(&texts, report)
+    let mut loaded = analyse(&texts, report)?;
+    // Past this place nobody knows where the configuration stands.
+    if let Some(path) = &mut loaded.policy.dns.tls_ca {
+        *path = directory.join(&path);
+    }
+    Ok(loaded)
 }
 
 /// Reads the rules of one policy file, of a folder of such files, or of a configuration directory.
@@ -206,15 +212,9 @@ pub fn parse(files: &[(Arc<str>, String)]) -> Result<Loaded, LoadErrors> {
 #[must_use]
 pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     let mut notes = Vec::new();
+    // What clients ask the forwarder is where addresses of wildcards come from.
     if !policy.dns.listen.is_empty() {
-        notes.push(Diagnostic {
-            kind: Kind::NotEnforced,
-            origin: policy.dns.origin.clone(),
-            message: "[dns] listen is not enforced yet: the forwarder is not started".to_owned(),
-            help: "clients' questions to these addresses pass, but nothing of ours answers them \
-                   and no address is learned from them"
-                .to_owned(),
-        });
+        return notes;
     }
     for rule in policy.enabled_rules() {
         let mut wildcards = rule.to.iter().filter_map(|(destination, origin)| match destination {
@@ -233,7 +233,9 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
                 "rule \"{}\": {more} can't be enforced without a forwarder",
                 rule.name
             ),
-            help: "no address is learned for wildcards, so they allow nothing".to_owned(),
+            help: "set [dns] listen to an address that clients ask: until then no address is \
+                   learned for wildcards, and they allow nothing"
+                .to_owned(),
         });
     }
     notes.sort_by(|a, b| a.origin.cmp(&b.origin));
@@ -404,10 +406,12 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{net::IpAddr, time::Duration};
 
     use super::*;
-    use crate::policy::{Clients, Mode, OnChange, RuleState, SpecialPurpose, XdpMode};
+    use crate::policy::{
+        Clients, Interception, Mode, OnChange, OutsidePolicy, RuleState, SpecialPurpose, XdpMode,
+    };
 
     const UNGUARDED: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n";
     const MINIMAL: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n\
@@ -453,18 +457,26 @@ mod tests {
 [gateway]
 inside   = ["eth1", "eth2"]
 outside  = ["eth0"]
-ignore   = ["wlan0"]
 xdp_mode = "generic"
 mode     = "audit"
 deny     = "drop"
 on_change = "keep"
 
 [dns]
-upstream = ["192.0.2.53", "2001:db8::53"]
+upstream = ["tls://192.0.2.53:853", "tls://192.0.2.54:8853#DNS.example.net", "tls://[2001:db8::53]"]
+tls_ca   = "ca.pem"
 listen   = ["10.0.10.1"]
+intercept = true
+outside_policy = "answer"
 min_ttl  = "5m"
+max_ttl  = "2h"
 grace    = "1d"
 max_addresses_per_name = 4096
+max_names_per_rule = 1000000
+max_addresses = 200000
+learn_within = "100ms"
+client_rate = 1000
+max_questions = 65536
 
 [management]
 interface = ["eth1", "eth0"]
@@ -545,17 +557,22 @@ note = "for the admins"
         assert_eq!(policy.rules[1].state, RuleState::Disabled);
         assert_eq!(policy.inbound[0].to.len(), 2);
         assert_eq!(policy.inbound[0].ports.tcp.to_string(), "any");
+        let dns = &policy.dns;
+        let upstream: Vec<String> = dns.upstream.iter().map(ToString::to_string).collect();
         assert_eq!(
-            lines(&not_enforced(&policy)),
-            [
-                "gateway.toml:11: [dns] listen is not enforced yet: the forwarder is not started; \
-                 clients' questions to these addresses pass, but nothing of ours answers them and \
-                 no address is learned from them",
-                "policy.d/a.toml:7: rule \"intune-163\": the wildcard name \
-                 *.manage.microsoft.com can't be enforced without a forwarder; no address is \
-                 learned for wildcards, so they allow nothing",
-            ]
+            upstream,
+            ["tls://192.0.2.53", "tls://192.0.2.54:8853#dns.example.net", "tls://[2001:db8::53]"]
         );
+        assert_eq!(dns.tls_ca.as_deref(), Some(Path::new("ca.pem")));
+        assert_eq!(dns.listen, ["10.0.10.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(dns.intercept, Interception::On);
+        assert_eq!(dns.outside_policy, OutsidePolicy::Answer);
+        assert_eq!(dns.max_ttl, Duration::from_secs(7200));
+        assert_eq!(dns.max_addresses_per_name, 4096);
+        assert_eq!((dns.max_names_per_rule, dns.max_addresses), (1_000_000, 200_000));
+        assert_eq!(dns.learn_within, Duration::from_millis(100));
+        assert_eq!((dns.client_rate, dns.max_questions), (1000, 65_536));
+        assert_eq!(lines(&not_enforced(&policy)), [""; 0]);
     }
 
     #[test]
@@ -565,8 +582,8 @@ note = "for the admins"
         assert_eq!(
             lines(&not_enforced(&parsed(MINIMAL, rules).policy)),
             ["policy.d/a.toml:3: rule \"a\": 2 wildcard names, from *.a.example.com on, can't be \
-              enforced without a forwarder; no address is learned for wildcards, so they allow \
-              nothing"]
+              enforced without a forwarder; set [dns] listen to an address that clients ask: until \
+              then no address is learned for wildcards, and they allow nothing"]
         );
     }
 
@@ -647,6 +664,53 @@ note = "for the admins"
             ["policy.d/a.toml:3: rule \"a\": 2 names, from a.example.com on, can never be \
               resolved; add [dns] upstream with the address of a resolver"]
         );
+    }
+
+    #[test]
+    fn resolvers_and_interception() {
+        // `[gateway] ignore`, `[dns]`, then the warnings about them.
+        let cases: &[(&str, &str, &[&str])] = &[
+            ("[]", "upstream = [\"tls://192.0.2.53\"]\ntls_ca = \"/etc/ca.pem\"", &[]),
+            (
+                "[]",
+                "upstream = [\"192.0.2.53\"]\ntls_ca = \"ca.pem\"",
+                &["gateway.toml:11: [dns]: tls_ca = \"ca.pem\": no resolver is asked over TLS; \
+                   write \"tls://\" in front of the addresses in upstream, or remove the key"],
+            ),
+            (
+                "[]",
+                "upstream = [\"192.0.2.53\", \"192.0.2.53:53\"]",
+                &["gateway.toml:10: [dns]: upstream has \"192.0.2.53:53\": the address stands \
+                   here twice; remove one"],
+            ),
+            ("[]", "upstream = [\"192.0.2.53\"]\nlisten = [\"10.0.10.1\"]\nintercept = true", &[]),
+            (
+                "[\"eth2\", \"wg0\"]",
+                "upstream = [\"192.0.2.53\"]\nlisten = [\"10.0.10.1\"]\nintercept = true",
+                &["gateway.toml:12: [dns]: intercept = true: questions that leave through an \
+                   ignored NIC (eth2, wg0) aren't held back when the redirection is gone; filter \
+                   these NICs, as outside ones, if clients' packets are forwarded to them"],
+            ),
+        ];
+        for (ignore, dns, expected) in cases {
+            let gateway = MINIMAL
+                .replace("outside = []", &format!("outside = [\"eth0\"]\nignore = {ignore}"));
+            let gateway = format!("\n{gateway}[dns]\n{dns}\n");
+            assert_eq!(lines(&parsed(&gateway, "").warnings), *expected, "{dns}");
+        }
+    }
+
+    #[test]
+    fn the_certificates_are_beside_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        for (written, expected) in
+            [("ca.pem", folder.path().join("ca.pem")), ("/etc/ca.pem", "/etc/ca.pem".into())]
+        {
+            let dns = format!("[dns]\nupstream = [\"tls://192.0.2.53\"]\ntls_ca = {written:?}\n");
+            fs::write(folder.path().join(GATEWAY_FILE), format!("{MINIMAL}{dns}")).unwrap();
+            let loaded = load(folder.path()).unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(loaded.policy.dns.tls_ca, Some(expected));
+        }
     }
 
     #[test]

@@ -11,16 +11,17 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     GATEWAY_FILE,
+    dns::{self, Read},
     reader::{Entry, Report, Section, TomlFile, did_you_mean, nearest},
     services,
     values::{
-        NIC_HELP, PREFIX_HELP, duration, filled, label, nic, nic_list, nonempty, note, port_list,
-        ports, prefix_member, resolver_list, rule_destinations,
+        NIC_HELP, PREFIX_HELP, filled, label, nic, nic_list, nonempty, note, port_list, ports,
+        prefix_member, rule_destinations,
     },
 };
 use crate::policy::{
     Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Mode, NicName,
-    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, Upstream, XdpMode,
+    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, XdpMode,
     special::{Share, Shares, unicast_shares},
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Collector {
     /// Groups and NICs that are named somewhere, to be looked up when all files are read.
     wanted_groups: Vec<(Label, Mention)>,
     wanted_nics: Vec<(NicName, Side, Mention)>,
+    /// Where `intercept = true` stands.
+    interception: Option<Mention>,
     files: Files,
 }
 
@@ -50,13 +53,12 @@ enum Files {
     SomeBroken,
 }
 
-/// A place that names something.
-struct Mention {
-    origin: Origin,
-    subject: String,
+/// A place that names something, or needs something elsewhere.
+pub(super) struct Mention {
+    pub(super) origin: Origin,
+    pub(super) subject: String,
 }
 
-const MOST_ADDRESSES: u16 = 4096;
 const MOST_NICS: usize = filter_common::wire::MAX_NICS as usize;
 const TABLES: [&str; 6] = ["gateway", "dns", "management", "source", "rule", "inbound"];
 const GUARD_HELP: &str = "name the prefixes of the administrators";
@@ -180,6 +182,9 @@ impl Collector {
                 }
             }
         }
+        if let Some(mention) = &self.interception {
+            dns::check_interception(mention, &gateway, report);
+        }
         Some(Policy {
             gateway,
             dns: self.dns.unwrap_or_default(),
@@ -260,41 +265,9 @@ impl Collector {
     }
 
     fn dns(&mut self, section: &Section<'_>, report: &mut Report) {
-        section.only(&["upstream", "listen", "min_ttl", "grace", "max_addresses_per_name"], report);
-        let mut dns = Dns { origin: Some(section.origin.clone()), ..Dns::default() };
-        if let Some(entry) = section.get("upstream") {
-            dns.upstream = resolver_list(&entry, report).into_iter().map(Upstream::plain).collect();
-        }
-        if let Some(entry) = section.get("listen") {
-            dns.listen = resolver_list(&entry, report);
-            for address in dns
-                .listen
-                .iter()
-                .filter(|address| dns.upstream.contains(&Upstream::plain(**address)))
-            {
-                let what = format!("{address} is in upstream too, so it would ask itself");
-                entry.error(&what, "remove it from one of the two lists", report);
-            }
-        }
-        if let Some(least) = section.get("min_ttl").and_then(|entry| duration(&entry, report)) {
-            dns.min_ttl = least;
-        }
-        if let Some(grace) = section.get("grace").and_then(|entry| duration(&entry, report)) {
-            dns.grace = grace;
-        }
-        if let Some(entry) = section.get("max_addresses_per_name") {
-            match entry.integer().and_then(|number| u16::try_from(number).ok()) {
-                Some(number) if (1..=MOST_ADDRESSES).contains(&number) => {
-                    dns.max_addresses_per_name = number;
-                }
-                _ => entry.error(
-                    "not a possible bound",
-                    format!("write a whole number from 1 to {MOST_ADDRESSES}"),
-                    report,
-                ),
-            }
-        }
+        let Read { dns, interception } = dns::read(section, report);
         self.dns = Some(dns);
+        self.interception = interception;
     }
 
     fn management(&mut self, section: &Section<'_>, report: &mut Report) {

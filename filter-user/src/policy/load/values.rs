@@ -3,7 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -30,6 +32,10 @@ const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 pub(super) const NIC_HELP: &str = "write names of NICs in quotes, such as [\"eth1\"]";
 pub(super) const PREFIX_HELP: &str =
     "write addresses or prefixes in quotes, such as [\"192.0.2.0/24\"]";
+/// Units of time, with their milliseconds.
+const UNITS: [(&str, u64); 4] = [("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+/// The longer suffix comes first: "10ms" ends in "s", too.
+const SHORT_UNITS: [(&str, u64); 2] = [("ms", 1), ("s", 1000)];
 const DURATION_HELP: &str =
     "write a number and a unit in quotes: \"60s\", \"10m\", \"1h\" or \"1d\"";
 
@@ -182,53 +188,12 @@ fn is_address_range(text: &str) -> bool {
     })
 }
 
-pub(super) fn resolver_list(entry: &Entry<'_>, report: &mut Report) -> Vec<IpAddr> {
-    let help = "write addresses of resolvers in quotes, such as [\"192.0.2.53\"]";
-    let mut addresses = Vec::new();
-    for member in entry.members(help, report).unwrap_or_default() {
-        let Some(text) = member.string(help, report) else { continue };
-        let usable = |address: &IpAddr| {
-            let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-            let mapped =
-                matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
-            !(address.is_unspecified() || address.is_multicast() || broadcast || mapped)
-        };
-        match text.parse::<IpAddr>() {
-            Ok(address) if addresses.contains(&address) => {
-                member.warning(
-                    Kind::Duplicate,
-                    "the address stands here twice",
-                    "remove one",
-                    report,
-                );
-            }
-            Ok(address) if usable(&address) => addresses.push(address),
-            Ok(_) => member.error(
-                "not the address of one host",
-                "write the address under which the resolver answers",
-                report,
-            ),
-            Err(_no_address) if text.parse::<SocketAddr>().is_ok() => member.error(
-                "the address has a port",
-                "write the address alone: the port is always 53",
-                report,
-            ),
-            Err(_no_address) if NamePattern::try_from(text).is_ok() => member.error(
-                "a resolver name instead of an address",
-                "write its address: the name can't be looked up before there is a resolver",
-                report,
-            ),
-            Err(_no_address) => member.error("not an address", help, report),
-        }
-    }
-    addresses
-}
-
 // === durations ===
 
+/// A time in whole seconds, as TTLs have it, of at most a day.
 pub(super) fn duration(entry: &Entry<'_>, report: &mut Report) -> Option<Duration> {
     let text = entry.string(DURATION_HELP, report)?;
-    match parse_duration(text) {
+    match parse_duration(text, &UNITS) {
         Some(duration) if duration <= LONGEST_TTL => Some(duration),
         Some(_) => {
             entry.error("longer than a day", "write at most \"24h\"", report);
@@ -241,16 +206,59 @@ pub(super) fn duration(entry: &Entry<'_>, report: &mut Report) -> Option<Duratio
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
-    let (number, unit) = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)]
-        .iter()
-        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))?;
+/// A time that may be less than a second; `help` says from which to which it may be.
+pub(super) fn short_duration(
+    entry: &Entry<'_>,
+    range: RangeInclusive<Duration>,
+    help: &str,
+    report: &mut Report,
+) -> Option<Duration> {
+    let text = entry.string(help, report)?;
+    match parse_duration(text, &SHORT_UNITS) {
+        Some(duration) if range.contains(&duration) => Some(duration),
+        Some(duration) if duration < *range.start() => {
+            entry.error("too short", help, report);
+            None
+        }
+        Some(_) => {
+            entry.error("too long", help, report);
+            None
+        }
+        None => {
+            entry.error("not a duration", help, report);
+            None
+        }
+    }
+}
+
+/// The number and its unit, of these with their milliseconds. Too many digits are a long time.
+fn parse_duration(text: &str, units: &[(&str, u64)]) -> Option<Duration> {
+    let (number, unit) =
+        units.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))?;
     if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     // More digits than fit are too long in any unit.
     let number: u64 = number.parse().unwrap_or(u64::MAX);
-    Some(Duration::from_secs(number.saturating_mul(unit)))
+    Some(Duration::from_millis(number.saturating_mul(unit)))
+}
+
+// === bounds ===
+
+/// A whole number within a range.
+pub(super) fn bound<T: TryFrom<i64> + PartialOrd + fmt::Display>(
+    entry: &Entry<'_>,
+    range: &RangeInclusive<T>,
+    report: &mut Report,
+) -> Option<T> {
+    match entry.integer().and_then(|number| T::try_from(number).ok()) {
+        Some(number) if range.contains(&number) => Some(number),
+        _ => {
+            let help = format!("write a whole number from {} to {}", range.start(), range.end());
+            entry.error("not a possible bound", help, report);
+            None
+        }
+    }
 }
 
 // === destinations ===
@@ -488,11 +496,21 @@ mod tests {
             ("1 h", None),
             ("1w", None),
             ("10ms", None),
-            ("99999999999999999999s", Some(u64::MAX)),
-            ("9999999999999999999d", Some(u64::MAX)),
         ];
         for (text, expected) in cases {
-            assert_eq!(parse_duration(text), expected.map(Duration::from_secs), "{text}");
+            assert_eq!(parse_duration(text, &UNITS), expected.map(Duration::from_secs), "{text}");
+        }
+        let cases = [
+            ("10ms", Some(10)),
+            ("2s", Some(2000)),
+            ("99999999999999999999s", Some(u64::MAX)),
+            ("1m", None),
+            ("ms", None),
+            ("1.5s", None),
+        ];
+        for (text, expected) in cases {
+            let expected = expected.map(Duration::from_millis);
+            assert_eq!(parse_duration(text, &SHORT_UNITS), expected, "{text}");
         }
     }
 
