@@ -7,6 +7,7 @@
 mod absence;
 mod flows;
 mod judge;
+mod naming;
 pub mod nics;
 mod pace;
 mod reload;
@@ -29,7 +30,7 @@ use ipnet::IpNet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{broadcast, mpsc},
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 
 use self::{
@@ -60,20 +61,15 @@ use crate::{
         pins::NicPins,
         watch,
     },
-    names::{Answer, Changed, LookupFailure, NameCache, NameState, Settings, Standing, Wanted},
+    names::{Answer, Changed, LookupFailure, NameCache, Settings, Wanted},
     policy::{
         Fqdn, NicName, Policy, XdpMode,
         load::{Loaded, load, not_enforced, summed_up},
     },
 };
 
-/// How long names of which no address is known yet are waited for, before tables without them
-/// are put in force in the place of others.
-const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 /// How often what failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the addresses of names are saved at most.
-const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Samples that a slow reader may be behind.
 const DROP_BACKLOG: usize = 1024;
 
@@ -123,8 +119,7 @@ struct Daemon {
     ledger: CounterLedger,
     saved_ledger: Option<CounterLedger>,
     names: NameCache,
-    names_saved: Instant,
-    names_saving: Saving,
+    names_writing: naming::Writing,
     resolver: Arc<Resolver>,
     lookups: FuturesUnordered<Lookup>,
     state: StateDirectory,
@@ -132,13 +127,6 @@ struct Daemon {
     observers: BTreeMap<u8, Instance>,
     drops: broadcast::Sender<Drop>,
     drops_missed: u64,
-}
-
-/// Whether there is something to save.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Saving {
-    Due,
-    Done,
 }
 
 /// The signals that the daemon obeys.
@@ -269,8 +257,7 @@ impl Daemon {
             ledger,
             saved_ledger: None,
             names: NameCache::new(Settings::from(&policy.dns), seed),
-            names_saved: Instant::now(),
-            names_saving: Saving::Done,
+            names_writing: naming::Writing::default(),
             resolver: Arc::new(Resolver::with_ports(
                 policy.dns.upstream.iter().map(|upstream| upstream.server),
             )),
@@ -287,19 +274,6 @@ impl Daemon {
         daemon.names.set_wanted(Arc::new(Wanted::from(&daemon.policy)), Instant::now());
         daemon.restore_names();
         Ok(daemon)
-    }
-
-    fn restore_names(&mut self) {
-        match self.state.names() {
-            Saved::Found(state) => {
-                match self.names.restore(&state, Instant::now(), SystemTime::now()) {
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!("{error}"),
-                }
-            }
-            Saved::Missing => {}
-            Saved::Unusable(why) => tracing::warn!("{why}; every name is looked up again"),
-        }
     }
 
     /// Puts the policy in force and the programs on the NICs.
@@ -388,41 +362,6 @@ impl Daemon {
             }
         }
         nics::attach(&self.pins, nics, &self.host_state, &self.policy.gateway)
-    }
-
-    /// Tables that take the place of others must not take addresses away only because their names
-    /// have not been looked up yet.
-    async fn await_first_lookups(&mut self) {
-        let deadline = Instant::now() + FIRST_LOOKUPS;
-        loop {
-            self.start_lookups();
-            if !self.waits_for_names() {
-                return;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, self.lookups.next()).await {
-                Ok(Some((name, answer))) => {
-                    self.take_answer(&name, answer);
-                }
-                Ok(None) => return,
-                Err(_) => {
-                    tracing::warn!(
-                        "some names had no answer within {} s; nothing is allowed for them until \
-                         they have one",
-                        FIRST_LOOKUPS.as_secs()
-                    );
-                    return;
-                }
-            }
-        }
-    }
-
-    fn waits_for_names(&self) -> bool {
-        let report = self.names.report(Instant::now());
-        report
-            .names
-            .iter()
-            .any(|name| name.addresses.is_empty() && name.state == NameState::Pending)
     }
 
     /// Compiles the policy whole and swaps slots.
@@ -523,7 +462,7 @@ impl Daemon {
                     self.names_changed(&changed);
                 }
                 () = sleep_until(wakeup.into()) => {
-                    let changed = self.names.tick(Instant::now());
+                    let changed = self.age_names();
                     self.names_changed(&changed);
                 }
                 Some(call) = inbox.recv() => self.answer_call(call).await,
@@ -552,48 +491,14 @@ impl Daemon {
         {
             tracing::error!(%error, "the control socket's task ended badly");
         }
-        self.save_names();
+        self.save_names().await;
         tracing::info!("stopped; the policy stays in force (`sluice detach` takes it off)");
         Ok(())
     }
 
-    fn start_lookups(&mut self) {
-        for name in self.names.due(Instant::now()) {
-            let resolver = Arc::clone(&self.resolver);
-            self.lookups.push(Box::pin(async move {
-                let answer = resolver.lookup(&name).await;
-                (name, answer)
-            }));
-        }
-    }
-
-    fn take_answer(&mut self, name: &Fqdn, answer: Result<Answer, LookupFailure>) -> Changed {
-        let failure = match &answer {
-            Ok(_) => {
-                // Also an answer that only extends the time of known addresses is to be kept.
-                self.names_saving = Saving::Due;
-                None
-            }
-            Err(failure) => Some(failure.to_string()),
-        };
-        let outcome = self.names.answer(name, answer, Instant::now());
-        match outcome.standing {
-            Standing::NewlyFailing => tracing::warn!(
-                %name,
-                "can't be looked up: {}; its addresses stay for the grace period",
-                failure.unwrap_or_default()
-            ),
-            Standing::Recovered => tracing::info!(%name, "can be looked up again"),
-            Standing::Answered | Standing::StillFailing | Standing::Unwanted => {}
-        }
-        for (address, refusal) in &outcome.refused {
-            tracing::debug!(%name, %address, "not learned: {refusal}");
-        }
-        outcome.changed
-    }
-
     /// Puts changed addresses in force.
     fn names_changed(&mut self, changed: &Changed) {
+        self.note_names();
         if !changed.is_empty() {
             let result = self.update_tables();
             self.tables_updated(result);
@@ -647,15 +552,6 @@ impl Daemon {
         self.replace_tables()
     }
 
-    fn save_names(&mut self) {
-        let state = self.names.to_state(Instant::now(), SystemTime::now());
-        self.names_saved = Instant::now();
-        match self.state.save_names(&state) {
-            Ok(()) => self.names_saving = Saving::Done,
-            Err(error) => tracing::error!("{error:#}"),
-        }
-    }
-
     /// Reads NICs, addresses and routes, and does what follows from them.
     async fn read_host(&mut self) {
         let began = Instant::now();
@@ -678,9 +574,7 @@ impl Daemon {
             let result = self.replace_tables();
             self.tables_updated(result);
         }
-        if self.names_saving == Saving::Due && self.names_saved.elapsed() >= SAVE_INTERVAL {
-            self.save_names();
-        }
+        self.write_names_if_worth_it();
     }
 
     /// Follows the gateway's NICs, addresses and routes.
@@ -800,7 +694,8 @@ impl Daemon {
 
     /// What is wrong now and is tried again.
     fn problems(&self) -> Vec<String> {
-        let errors = self.nic_errors.values().chain(&self.tables_error).cloned();
+        let errors = self.nic_errors.values().chain(&self.tables_error);
+        let errors = errors.chain(&self.names_writing.error).cloned();
         let hidden = nics::hidden_tags(&self.policy, &self.tags);
         self.absences.problems().chain(errors).chain(hidden).collect()
     }

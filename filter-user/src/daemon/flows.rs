@@ -20,6 +20,7 @@ use super::{
     judge::{Flows, Judge, Judgement, is_live, local, origin, remote, state, turned},
     replies::protocol_name,
 };
+use futures_util::FutureExt as _;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
@@ -44,14 +45,17 @@ const KEPT_AT_LEAST: u64 = 5;
 #[derive(Debug)]
 pub(super) struct Sweeping {
     next: Instant,
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<Option<Swept>>>,
+    /// The remote ends of connections that were open when the last sweep went by.
+    connected: BTreeSet<IpAddr>,
 }
 
 /// What a sweep found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Swept {
     expired: usize,
     kept_no_longer: usize,
+    connected: BTreeSet<IpAddr>,
 }
 
 /// What became of flows when the policy changed.
@@ -65,7 +69,7 @@ pub(super) struct Outcome {
 
 impl Default for Sweeping {
     fn default() -> Self {
-        Self { next: Instant::now() + SWEEP_INTERVAL, task: None }
+        Self { next: Instant::now() + SWEEP_INTERVAL, task: None, connected: BTreeSet::new() }
     }
 }
 
@@ -94,8 +98,12 @@ impl Daemon {
     /// Forgets flows that have expired, once in a while, in a task and a thread of their own: a
     /// full table takes longer than the event loop may stand still.
     pub(super) fn sweep_flows(&mut self) {
-        let running = self.sweeping.task.as_ref().is_some_and(|task| !task.is_finished());
-        if running || Instant::now() < self.sweeping.next {
+        if let Some(task) = self.sweeping.task.take_if(|task| task.is_finished())
+            && let Some(Ok(Some(swept))) = task.now_or_never()
+        {
+            self.sweeping.connected = swept.connected;
+        }
+        if self.sweeping.task.is_some() || Instant::now() < self.sweeping.next {
             return;
         }
         self.sweeping.next = Instant::now() + SWEEP_INTERVAL;
@@ -118,14 +126,23 @@ impl Daemon {
                 Err(error) => Err(error),
             };
             match swept {
-                Ok(Swept { expired, kept_no_longer }) => {
+                Ok(swept) => {
+                    let Swept { expired, kept_no_longer, .. } = swept;
                     tracing::debug!(expired, kept_no_longer, "flows were swept");
+                    Some(swept)
                 }
                 Err(error) => {
                     tracing::warn!("flows that have expired can't be forgotten: {error:#}");
+                    None
                 }
             }
         }));
+    }
+
+    /// Remote ends to which connections are open, however long nothing went through them: as they
+    /// were some time ago, at most about a minute.
+    pub(super) fn connected(&self) -> &BTreeSet<IpAddr> {
+        &self.sweeping.connected
     }
 
     /// The flows that fit a filter, in the order of clients.
@@ -354,6 +371,13 @@ fn sweep(
         tables.forget_if_same(key, record.seen)?;
         swept.expired += 1;
     }
+    let open = |(key, record): &&(FlowKey, FlowRecord)| {
+        key.protocol == protocol::TCP
+            && origin(record) == Origin::Inside
+            && matches!(state(record), FlowState::Established)
+            && is_live(key, record, clock)
+    };
+    swept.connected = all.iter().filter(open).map(|(key, _)| remote(key)).collect();
     let going = Flows::new(clock, all, connections).keepable(own);
     for (key, since) in tables.kept()? {
         if !going.contains(&key) && !clock.is_within(since, KEPT_AT_LEAST) {

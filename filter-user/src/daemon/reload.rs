@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use filter_common::wire::FlowKey;
 
 use super::{
-    Daemon, Saving, compile_whole, flows,
+    Daemon, compile_whole, flows,
     judge::{Flows, Judge},
     nics, own_prefixes, suitable, tell_of_tags,
 };
@@ -95,7 +95,6 @@ impl Daemon {
             }
             Err(error) => tracing::error!("{error:#}"),
         }
-        self.names_saving = Saving::Due;
         Ok(Reloaded {
             generation: self.slots.generation(),
             rules: self.policy.enabled_rules().count(),
