@@ -11,13 +11,15 @@
 //! * The *port set* of a (grant, class) cell is the set of those rules of the grant that hold for
 //!   the class; its row says of each port class which of them allow it (the *match*).
 //!
-//! [`compile`] builds the tables whole, for the idle slot. [`compile_names`] changes tables for
-//! other names in such a way that [`diff`] can be carried out on the slot in force.
+//! [`compile`] builds the tables whole, for the idle slot. [`plan_names`] finds the steps by which
+//! the slot in force follows names that gained or lost addresses, at the cost of what changes.
 
+mod basis;
 mod capacity;
 mod cover;
 mod destinations;
 mod difference;
+mod edit;
 mod host;
 mod ledger;
 mod meaning;
@@ -28,33 +30,33 @@ mod sources;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use filter_common::{
     egress::Side,
-    verdict::PassReason,
-    wire::{
-        AddressPair, Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, Permit, SlotSettings,
-    },
+    wire::{Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, SlotSettings},
 };
 use ipnet::IpNet;
 
 use self::{
+    basis::{Basis, Counted},
     capacity::Check,
     host::Delivery,
     ports::PortClasses,
-    rows::Rows,
-    rules::{Holds, RuleBook, RuleDestination},
+    rows::{NewRows, Rows},
+    rules::RuleDestination,
     sources::Sources,
+    uses::Uses,
 };
 pub use self::{
     capacity::{Capacity, CapacityError, Exceeded},
-    difference::{Step, apply, diff, rebuild},
+    difference::{Step, apply, rebuild},
+    edit::{Edit, NamesError, plan_names, plan_sweep},
     host::{Host, HostNic},
     ledger::{CounterLedger, InvalidLedger, MATCHES, MatchKey},
     meaning::{Brought, ClientGroup, Match, Meaning, RuleIndex, RuleRef, RuleSet, Via},
@@ -74,31 +76,6 @@ pub struct Compiled {
     pub meaning: Meaning,
 }
 
-/// Rows that a [`sweep`] took out of the tables, once that is in the kernel.
-///
-/// When the sweep clears them, every packet must be through that came before their last prefix
-/// went. A row that is used again, so that the [`Meaning`] knows it, has to be dropped from here:
-/// after the next sweep it waits as any other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FreeRows {
-    /// Rows of the (grant, class) matrix.
-    pub grants: BTreeSet<u32>,
-    /// Rows of the (port set, port class) matrix.
-    pub port_sets: BTreeSet<u32>,
-}
-
-/// Why new names can't be put into the tables that are in force. Compiling into the other slot is
-/// the way out of both.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NamesError {
-    /// More changed than names and own addresses, or the tables hold rows of unknown meaning.
-    #[error("the tables in force were not built for these rules, source groups, NICs and routes")]
-    PolicyChanged,
-    /// There is no room for further rows.
-    #[error(transparent)]
-    Capacity(#[from] CapacityError),
-}
-
 /// Compiles a policy into the tables of an empty slot.
 ///
 /// The ledger gets the counters of new matches, and is left alone on an error.
@@ -115,86 +92,15 @@ pub fn compile(
 ) -> Result<Compiled, CapacityError> {
     let mut check = Check::default();
     let skeleton = Skeleton::new(policy, host, &mut check)?;
-    skeleton.fill(names, host, counters, &Compiled::default(), &FreeRows::default(), check)
+    skeleton.fill(names, host, counters, check)
 }
 
-/// Compiles other names, or other addresses of the gateway, into tables that are in force.
-///
-/// An own address that lies among the clients behind an inside NIC changes which sources are
-/// plausible, and can't come or go in this way.
-///
-/// All numbers keep their meaning; new combinations of rules get new rows, those in `free` first.
-/// Rows that nothing leads to any more stay until [`sweep`]. Settings, sources and port classes
-/// are those of `previous`.
-///
-/// # Errors
-///
-/// The numbers can't be kept or there is no room; [`compile`] may still succeed.
-pub fn compile_names(
-    previous: &Compiled,
-    policy: &Policy,
-    names: &Snapshot,
-    host: &Host,
-    counters: &mut CounterLedger,
-    free: &FreeRows,
-) -> Result<Compiled, NamesError> {
-    let mut check = Check::default();
-    let skeleton = Skeleton::new(policy, host, &mut check)?;
-    if !skeleton.is_of(previous) {
-        return Err(NamesError::PolicyChanged);
-    }
-    Ok(skeleton.fill(names, host, counters, previous, free, check)?)
-}
-
-/// Takes rows out that no prefix leads to. The difference may be carried out only when every packet
-/// is through that came before those prefixes went; the rows may be used again after it.
-#[must_use]
-pub fn sweep(compiled: &Compiled) -> (Compiled, FreeRows) {
-    let mut swept = compiled.clone();
-    let Compiled { tables, meaning } = &mut swept;
-    let mut freed = FreeRows::default();
-    let SlotSettings { classes, port_classes, .. } = tables.settings;
-
-    let used = tables.grant_rows();
-    freed.grants = meaning.grants.keys().filter(|row| !used.contains(row)).copied().collect();
-    meaning.grants.retain(|row, _| used.contains(row));
-    tables.cells.retain(|cell, _| cell.checked_div(classes).is_some_and(|row| used.contains(&row)));
-
-    let used: BTreeSet<u32> = tables.cells.values().copied().collect();
-    freed.port_sets = meaning.port_sets.keys().filter(|row| !used.contains(row)).copied().collect();
-    meaning.port_sets.retain(|row, _| used.contains(row));
-    tables
-        .port_cells
-        .retain(|cell, _| cell.checked_div(port_classes).is_some_and(|row| used.contains(&row)));
-
-    let used = tables.counters();
-    meaning.matches.retain(|counter, _| used.contains(counter));
-    tables.service_hosts.retain(|counter, _| used.contains(counter));
-    (swept, freed)
-}
-
-impl Compiled {
-    /// Whether the meaning knows every row. It doesn't where the tables were read from the kernel.
-    fn is_explained(&self) -> bool {
-        let Self { tables, meaning } = self;
-        let SlotSettings { classes, port_classes, .. } = tables.settings;
-        let row = |cell: &u32, columns: u32| cell.checked_div(columns).unwrap_or(0);
-        let grant = |row: u32| meaning.grants.contains_key(&row);
-        let port_set = |row: u32| meaning.port_sets.contains_key(&row);
-        tables.grants.values().all(|value| value.row() == 0 || grant(value.row()))
-            && tables.cells.iter().all(|(cell, set)| grant(row(cell, classes)) && port_set(*set))
-            && tables.port_cells.iter().all(|(cell, permit)| {
-                port_set(row(cell, port_classes)) && meaning.matches.contains_key(&permit.counter())
-            })
-    }
-}
-
-/// Everything that names don't change.
+/// What doesn't depend on names.
 struct Skeleton {
-    book: Arc<RuleBook>,
+    basis: Basis,
     destinations: Vec<RuleDestination>,
-    sources: Sources,
-    ports: PortClasses,
+    zones: BTreeMap<u32, u32>,
+    sources: BTreeMap<(u32, IpNet), u32>,
     settings: SlotSettings,
 }
 
@@ -205,7 +111,7 @@ impl Skeleton {
         // Beyond the last NIC there is no index to compute with.
         check.result()?;
         let (book, destinations) = rules::rules(policy);
-        let sources = Sources::new(&rules::groups(policy), host, check);
+        let Sources { zones, sources, classes } = Sources::new(&rules::groups(policy), host, check);
         let ports = match PortClasses::new(book.ports()) {
             Ok(ports) => ports,
             Err(overlaps) => {
@@ -219,129 +125,70 @@ impl Skeleton {
             Mode::Audit => SlotSettings::AUDIT,
         };
         let settings = SlotSettings {
-            classes: sources.count(),
+            classes: u32::try_from(classes.len()).unwrap_or(u32::MAX),
             port_classes: ports.count(),
             mode,
             flags: flags(policy, host),
         };
-        Ok(Self { book: Arc::new(book), destinations, sources, ports, settings })
+        let basis = Basis::new(book, &destinations, classes, ports);
+        Ok(Self { basis, destinations, zones, sources, settings })
     }
 
-    /// Whether the tables were built on the same skeleton, so that all its numbers are theirs.
-    fn is_of(&self, compiled: &Compiled) -> bool {
-        let Compiled { tables, meaning } = compiled;
-        self.book == meaning.book
-            && self.settings == tables.settings
-            && self.sources.zones == tables.zones
-            && self.sources.sources == tables.sources
-            && self.sources.classes == meaning.classes
-            && self.ports.words() == tables.port_classes
-            && compiled.is_explained()
-    }
-
-    /// Adds what names bring to rows that are there already: those of `base`.
+    /// Adds what names bring.
     fn fill(
         self,
         names: &Snapshot,
         host: &Host,
         ledger: &mut CounterLedger,
-        base: &Compiled,
-        free: &FreeRows,
         mut check: Check,
     ) -> Result<Compiled, CapacityError> {
-        let destinations = destinations::prefixes(&self.book, &self.destinations, names, host);
-        let mut grant_rows = Rows::new(&base.meaning.grants, base.meaning.next_grant, &free.grants);
+        let Self { basis, destinations, zones, sources, settings } = self;
+        let destinations = destinations::prefixes(&basis, &destinations, names, host);
+        let none = Rows::default();
+        let mut grant_rows = NewRows::new(&none);
         let grants = grants(&destinations, host, &mut grant_rows);
         let v4 = grants.keys().filter(|prefix| prefix.addr().is_ipv4()).count() as u64;
         check.fits(Capacity::PrefixesV4, v4, MAX_PREFIXES);
         check.fits(Capacity::PrefixesV6, grants.len() as u64 - v4, MAX_PREFIXES);
-        let (rows, classes) = (u64::from(grant_rows.next()), u64::from(self.settings.classes));
+        let (rows, classes) = (u64::from(grant_rows.next()), u64::from(settings.classes));
         let what = Capacity::GrantCells { grants: rows, classes };
         check.fits(what, rows * classes, MAX_CELLS);
         if rows * classes > COUNTABLE_CELLS {
             check.result()?;
         }
 
-        let mut port_set_rows =
-            Rows::new(&base.meaning.port_sets, base.meaning.next_port_set, &free.port_sets);
-        let cells = self.cells(&grant_rows, &mut port_set_rows);
-        let (rows, classes) = (u64::from(port_set_rows.next()), u64::from(self.ports.count()));
+        let mut port_set_rows = NewRows::new(&none);
+        let cells = basis.cells(grant_rows.added(), &mut port_set_rows);
+        let (rows, classes) = (u64::from(port_set_rows.next()), u64::from(settings.port_classes));
         let what = Capacity::PortCells { port_sets: rows, port_classes: classes };
         check.fits(what, rows * classes, MAX_PORT_CELLS);
         if rows * classes > COUNTABLE_CELLS {
             check.result()?;
         }
 
-        let matched = self.matched(&port_set_rows);
-        let (matches, permits) = permits(&self.book, matched, ledger, check)?;
-        let hosts = service_hosts(&self.book, &matches);
-
-        let mut meaning = Meaning {
-            book: self.book,
+        let Counted { matches, permits, added } =
+            basis.count(port_set_rows.added(), ledger, check)?;
+        ledger.extend(added);
+        let tables = SlotTables {
+            settings,
+            grants,
+            sources,
+            zones,
+            cells: cells.into_iter().collect(),
+            port_classes: basis.ports.words(),
+            port_cells: permits.into_iter().collect(),
+            service_hosts: basis.service_hosts(&matches),
+        };
+        let meaning = Meaning {
+            basis: Arc::new(basis),
             destinations,
             delivered: host.delivered(),
-            classes: self.sources.classes,
-            grants: base.meaning.grants.clone(),
-            port_sets: base.meaning.port_sets.clone(),
-            matches: base.meaning.matches.clone(),
-            next_grant: grant_rows.next(),
-            next_port_set: port_set_rows.next(),
+            grants: grant_rows.into_added().into_iter().collect(),
+            port_sets: port_set_rows.into_added().into_iter().collect(),
+            matches,
+            uses: Uses::of(&tables),
         };
-        meaning.grants.extend(grant_rows.added().iter().cloned());
-        meaning.port_sets.extend(port_set_rows.added().iter().cloned());
-        meaning.matches.extend(matches);
-        let mut tables = SlotTables {
-            settings: self.settings,
-            grants,
-            sources: self.sources.sources,
-            zones: self.sources.zones,
-            cells: base.tables.cells.clone(),
-            port_classes: self.ports.words(),
-            port_cells: base.tables.port_cells.clone(),
-            service_hosts: base.tables.service_hosts.clone(),
-        };
-        tables.cells.extend(cells);
-        tables.port_cells.extend(permits);
-        tables.service_hosts.extend(hosts);
         Ok(Compiled { tables, meaning })
-    }
-
-    /// The cells of the grant rows that were added.
-    fn cells(&self, grant_rows: &Rows, port_set_rows: &mut Rows) -> BTreeMap<u32, u32> {
-        let holding: Vec<Vec<Holds>> =
-            self.sources.classes.iter().map(|groups| self.book.holding_for(groups)).collect();
-        let mut cells = BTreeMap::new();
-        for (row, rules) in grant_rows.added() {
-            for (class, holding) in (0..).zip(&holding) {
-                let set: RuleSet = rules
-                    .iter()
-                    .filter(|rule| holding.get(rule.0 as usize) == Some(&Holds::Yes))
-                    .copied()
-                    .collect();
-                let port_set = port_set_rows.row(&set);
-                if port_set != 0 {
-                    cells.insert(row * self.settings.classes + class, port_set);
-                }
-            }
-        }
-        cells
-    }
-
-    /// The cells of the port set rows that were added, each with the rules that allow it.
-    fn matched(&self, port_set_rows: &Rows) -> Vec<(u32, Vec<RuleIndex>)> {
-        let mut matched = Vec::new();
-        for (row, rules) in port_set_rows.added() {
-            for (class, named_by) in self.ports.classes() {
-                let allows = |rule: &RuleIndex| {
-                    self.book.ports_of(*rule).is_some_and(|ports| named_by.contains(&ports))
-                };
-                let allowing: Vec<RuleIndex> = rules.iter().copied().filter(allows).collect();
-                if !allowing.is_empty() {
-                    matched.push((row * self.settings.port_classes + class, allowing));
-                }
-            }
-        }
-        matched
     }
 }
 
@@ -355,15 +202,11 @@ const COUNTABLE_CELLS: u64 = 1 << 22;
 fn grants(
     destinations: &BTreeMap<IpNet, Vec<Brought>>,
     host: &Host,
-    rows: &mut Rows,
+    rows: &mut NewRows<'_>,
 ) -> BTreeMap<IpNet, Grant> {
     let delivered: BTreeSet<IpNet> = host.delivered().into_iter().map(IpNet::from).collect();
     let own: BTreeSet<IpNet> = host.own.iter().map(|address| (*address).into()).collect();
-    let rules = |brought: &[Brought]| {
-        let mut rules: Vec<RuleIndex> = brought.iter().map(|brought| brought.rule).collect();
-        rules.dedup();
-        rules
-    };
+    let rules = |brought: &[Brought]| edit::rules(brought.iter());
     let forwarded = destinations.iter().filter(|(prefix, _)| !delivered.contains(*prefix));
     let forwarded = forwarded.map(|(prefix, brought)| (*prefix, rules(brought))).collect();
     let mut covered: BTreeMap<IpNet, RuleSet> = cover::unions(&forwarded).into_iter().collect();
@@ -402,78 +245,4 @@ fn flags(policy: &Policy, host: &Host) -> u32 {
         DenyAction::Drop => 0,
     };
     follow | keep | reject
-}
-
-/// The hosts behind the destination NAT of services, by the counter of their match. The policy has
-/// at most one host of a family for what a packet may match.
-fn service_hosts(book: &RuleBook, matches: &Matches) -> BTreeMap<u32, AddressPair> {
-    let mut hosts = BTreeMap::new();
-    for (counter, found) in matches {
-        for host in found.rules.iter().filter_map(|rule| book.host_of(*rule)) {
-            let pair: &mut AddressPair = hosts.entry(*counter).or_default();
-            match host {
-                IpAddr::V4(host) => pair.v4 = host.octets(),
-                IpAddr::V6(host) => pair.v6 = host.octets(),
-            }
-        }
-    }
-    hosts
-}
-
-/// Counter -> what it counts for.
-type Matches = BTreeMap<u32, Match>;
-
-/// Gives each set of rules its counter. The ledger changes only if all of them got one.
-fn permits(
-    book: &RuleBook,
-    matched: Vec<(u32, Vec<RuleIndex>)>,
-    ledger: &mut CounterLedger,
-    mut check: Check,
-) -> Result<(Matches, BTreeMap<u32, Permit>), CapacityError> {
-    let mut numbers: HashMap<Vec<RuleIndex>, usize> = HashMap::new();
-    let mut keys: Vec<(RuleSet, PassReason, MatchKey)> = Vec::new();
-    let mut cells = Vec::with_capacity(matched.len());
-    for (cell, rules) in matched {
-        let number = *numbers.entry(rules).or_insert_with_key(|rules| {
-            let references = rules.iter().filter_map(|rule| book.reference(*rule));
-            let key: MatchKey = references.map(|rule| (rule.reason, rule.name.clone())).collect();
-            let reason = weightiest(key.iter().map(|(reason, _)| *reason));
-            keys.push((rules.as_slice().into(), reason, key));
-            keys.len() - 1
-        });
-        cells.push((cell, number));
-    }
-
-    let known = keys.iter().filter(|(_, _, key)| ledger.counter(key).is_some()).count();
-    let held = (ledger.len() - known) as u64;
-    check.fits(Capacity::Matches { held }, keys.len() as u64 + held, MATCHES);
-    check.result()?;
-
-    let mut matches = Matches::new();
-    let mut permits = Vec::with_capacity(keys.len());
-    for (rules, reason, key) in keys {
-        // The check above leaves room for each of them; without a counter nothing would pass.
-        let permit = ledger.take(key).map(|counter| {
-            matches.insert(counter, Match { reason, rules });
-            Permit::new(reason, counter)
-        });
-        permits.push(permit);
-    }
-    let permit = |(cell, number): (u32, usize)| Some((cell, (*permits.get(number)?)?));
-    Ok((matches, cells.into_iter().filter_map(permit).collect()))
-}
-
-/// The reason that is told where rules of several reasons allow a packet.
-fn weightiest(reasons: impl Iterator<Item = PassReason>) -> PassReason {
-    let mut weightiest = PassReason::Rule;
-    for reason in reasons {
-        weightiest = match (weightiest, reason) {
-            (PassReason::Management, _) | (_, PassReason::Management) => PassReason::Management,
-            (PassReason::DnsForwarder, _) | (_, PassReason::DnsForwarder) => {
-                PassReason::DnsForwarder
-            }
-            (_, reason) => reason,
-        };
-    }
-    weightiest
 }

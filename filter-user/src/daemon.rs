@@ -39,12 +39,10 @@ use self::{
     nics::Attached,
     pace::{Pace, Reading},
     state::{Saved, StateDirectory},
-    tables::{Found, TwoSlots},
+    tables::{Found, Swept, TwoSlots},
 };
 use crate::{
-    compile::{
-        CapacityError, Compiled, CounterLedger, Host, MATCHES, NamesError, compile, compile_names,
-    },
+    compile::{CapacityError, Compiled, CounterLedger, Edit, Host, MATCHES, compile},
     control::{
         protocol::{Drop, ReloadRequest, Reply, Request},
         server::{Call, Server},
@@ -127,6 +125,13 @@ struct Daemon {
     observers: BTreeMap<u8, Instance>,
     drops: broadcast::Sender<Drop>,
     drops_missed: u64,
+}
+
+/// Whether the tables in force are those of all that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InForce {
+    Now,
+    NotYet,
 }
 
 /// The signals that the daemon obeys.
@@ -497,12 +502,13 @@ impl Daemon {
     }
 
     /// Puts changed addresses in force.
-    fn names_changed(&mut self, changed: &Changed) {
+    fn names_changed(&mut self, changed: &Changed) -> InForce {
         self.note_names();
         if !changed.is_empty() {
-            let result = self.update_tables();
+            let result = self.update_tables(changed);
             self.tables_updated(result);
         }
+        if self.tables_error.is_none() { InForce::Now } else { InForce::NotYet }
     }
 
     /// Remembers whether the tables are as they should be, so that what failed is tried again.
@@ -523,33 +529,38 @@ impl Daemon {
         }
     }
 
-    /// Edits the slot in force, or builds the other one where the change doesn't fit beside what
-    /// is there.
-    fn update_tables(&mut self) -> Result<()> {
-        let mut ledger = self.ledger.clone();
-        let edited = compile_names(
-            self.slots.in_force(),
-            &self.policy,
-            &self.names.snapshot(),
-            &self.host,
-            &mut ledger,
-            self.slots.free(),
-        );
-        match edited {
-            Ok(compiled) => {
-                self.save_ledger(&ledger)?;
-                self.ledger = ledger;
-                match self.slots.edit(compiled) {
-                    Ok(()) => {
-                        self.retire_counters();
-                        return Ok(());
-                    }
+    /// Edits the slot in force, or builds the other one where that doesn't hold what was learned
+    /// before, or has no room for the change.
+    fn update_tables(&mut self, changed: &Changed) -> Result<()> {
+        if self.tables_error.is_none() {
+            match self.slots.plan_names(changed, &self.ledger) {
+                Ok(edit) => match self.edit_tables(edit) {
+                    Ok(()) => return Ok(()),
                     Err(error) => tracing::warn!("{error:#}; a whole set of tables is built"),
-                }
+                },
+                Err(error) => tracing::debug!("a whole set of tables is built: {error}"),
             }
-            Err(NamesError::PolicyChanged | NamesError::Capacity(_)) => {}
         }
         self.replace_tables()
+    }
+
+    /// Saves what the counters mean, then edits the slot in force.
+    fn edit_tables(&mut self, edit: Edit) -> Result<()> {
+        if let Some(ledger) = edit.count(&self.ledger) {
+            self.save_ledger(&ledger)?;
+            self.ledger = ledger;
+        }
+        self.slots.edit_names(edit)
+    }
+
+    /// Clears rows that nothing leads to, and gives back the counters that were theirs.
+    fn sweep_tables(&mut self) {
+        match self.slots.sweep() {
+            Ok(Swept::Nothing) => {}
+            Ok(Swept::Rows) => self.retire_counters(),
+            // Nothing leads there; the next change builds a whole set of tables.
+            Err(error) => tracing::warn!("rows that nothing leads to stay: {error:#}"),
+        }
     }
 
     /// Reads NICs, addresses and routes, and does what follows from them.
@@ -570,6 +581,7 @@ impl Daemon {
             self.read_host().await;
         }
         self.sweep_flows();
+        self.sweep_tables();
         if self.tables_error.is_some() {
             let result = self.replace_tables();
             self.tables_updated(result);

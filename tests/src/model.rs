@@ -16,7 +16,7 @@ use filter_common::{
 };
 use filter_user::{
     compile::{Host, HostNic, MatchKey},
-    names::Snapshot,
+    names::{Changed, Snapshot},
     policy::{
         Clients, DenyAction, Destination, Dns, Echo, Fqdn, Gateway, IpProtocol, Label, Management,
         Mode, NamePattern, NicName, OnChange, Origin, Policy, PortRange, PortRanges, Ports, Rule,
@@ -268,6 +268,23 @@ pub fn random_change(seed: u64, names: &Snapshot) -> Snapshot {
         addresses.insert(name.clone(), mixed);
     }
     Snapshot { addresses }
+}
+
+/// What comes and goes between two states of all names.
+#[must_use]
+pub fn changed(old: &Snapshot, new: &Snapshot) -> Changed {
+    let pairs = |names: &Snapshot| -> BTreeSet<(Fqdn, IpAddr)> {
+        let pair = |(name, addresses): (&Fqdn, &BTreeSet<IpAddr>)| {
+            addresses.iter().map(|address| (name.clone(), *address)).collect::<Vec<_>>()
+        };
+        names.addresses.iter().flat_map(pair).collect()
+    };
+    let (old, new) = (pairs(old), pairs(new));
+    Changed {
+        added: new.difference(&old).cloned().collect(),
+        removed: old.difference(&new).cloned().collect(),
+        ..Changed::default()
+    }
 }
 
 /// A random packet, near enough to the policy that its rules matter.

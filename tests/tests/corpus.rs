@@ -18,7 +18,7 @@ use filter_common::{
     wire::{Active, COUNTERS_PER_NIC, Counter},
 };
 use filter_user::{
-    compile::{Memory, SlotTables, View, diff},
+    compile::{Memory, SlotTables, View, rebuild},
     kernel::{Instance, PinDirectory, Role, SharedMaps, maps::SlotIndex},
 };
 use sluice_lab::{
@@ -210,7 +210,7 @@ impl Kernel {
         let place = PinDir::new(&format!("corpus-{}", unique()))?;
         let pins = PinDirectory::create(place.path())?;
         let (mut maps, ..) = SharedMaps::open(&pins)?;
-        for step in diff(&SlotTables::default(), &rich.compiled.tables) {
+        for step in rebuild(&SlotTables::default(), &rich.compiled.tables) {
             maps.apply(SlotIndex::Second, &step)?;
         }
         maps.activate(SlotIndex::Second, GENERATION)?;

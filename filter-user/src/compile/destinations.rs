@@ -7,13 +7,14 @@ use filter_common::verdict::PassReason;
 use ipnet::IpNet;
 
 use super::{
+    basis::Basis,
     host::{Delivery, Host},
     meaning::Brought,
-    rules::{RuleBook, RuleDestination},
+    rules::RuleDestination,
 };
 use crate::{
     names::Snapshot,
-    policy::{Destination, Fqdn, NamePattern},
+    policy::{Destination, Fqdn},
 };
 
 /// Every prefix that a destination brings, with all that bring it, sorted.
@@ -21,21 +22,20 @@ use crate::{
 /// To the gateway itself lead only `self` and its address written out; a name never does,
 /// whatever address it claims. What the gateway brings along leads nowhere else.
 pub(super) fn prefixes(
-    book: &RuleBook,
+    basis: &Basis,
     destinations: &[RuleDestination],
     names: &Snapshot,
     host: &Host,
 ) -> BTreeMap<IpNet, Vec<Brought>> {
     let mut brought = Vec::new();
-    let directory = Directory::new(destinations, names);
     for (rule, destination) in destinations {
-        let mut bring = |prefix: IpNet, name: Option<Arc<Fqdn>>| {
+        let mut bring = |prefix: IpNet| {
             let destination = Arc::clone(destination);
-            brought.push((prefix, Brought { rule: *rule, destination, name }));
+            brought.push((prefix, Brought { rule: *rule, destination, name: None }));
         };
         match destination.as_ref() {
             Destination::Prefix(prefix) => {
-                let reason = book.reference(*rule).map(|rule| rule.reason);
+                let reason = basis.book.reference(*rule).map(|rule| rule.reason);
                 let leads = match single(prefix).map(|address| host.delivery(address)) {
                     Some(Delivery::Own) => true,
                     Some(Delivery::Closed) => false,
@@ -44,23 +44,22 @@ pub(super) fn prefixes(
                     }
                 };
                 if leads {
-                    bring(prefix.trunc(), None);
+                    bring(prefix.trunc());
                 }
             }
             Destination::SelfAddresses => {
-                host.own.iter().for_each(|address| bring((*address).into(), None));
+                host.own.iter().for_each(|address| bring((*address).into()));
             }
-            Destination::Name(pattern) => {
-                for name in directory.matching(pattern) {
-                    let shared = Arc::new(name.clone());
-                    let addresses = names.addresses.get(name).into_iter().flatten();
-                    for address in
-                        addresses.filter(|address| host.delivery(**address) == Delivery::Forwarded)
-                    {
-                        bring((*address).into(), Some(Arc::clone(&shared)));
-                    }
-                }
-            }
+            // Found by the names that have addresses.
+            Destination::Name(_) => {}
+        }
+    }
+    for (name, addresses) in &names.addresses {
+        let of_name = by_name(basis, name);
+        let forwarded =
+            addresses.iter().filter(|address| host.delivery(**address) == Delivery::Forwarded);
+        for address in forwarded {
+            brought.extend(of_name.iter().map(|of_name| ((*address).into(), of_name.clone())));
         }
     }
     brought.sort_unstable();
@@ -72,54 +71,18 @@ pub(super) fn prefixes(
     prefixes
 }
 
+/// What brings each address of a name.
+pub(super) fn by_name(basis: &Basis, name: &Fqdn) -> Vec<Brought> {
+    let shared = Arc::new(name.clone());
+    let bring = |(rule, destination): &RuleDestination| Brought {
+        rule: *rule,
+        destination: Arc::clone(destination),
+        name: Some(Arc::clone(&shared)),
+    };
+    basis.names.matching(name).map(bring).collect()
+}
+
 /// The address of a prefix that holds no other.
 fn single(prefix: &IpNet) -> Option<IpAddr> {
     (prefix.prefix_len() == prefix.max_prefix_len()).then(|| prefix.addr())
-}
-
-/// The names of a snapshot written backwards, in order: what shares an ending stands together, so
-/// that a wildcard meets only the names that end like it.
-struct Directory<'a> {
-    names: &'a Snapshot,
-    /// Empty if no rule has a wildcard.
-    backwards: Vec<(Vec<u8>, &'a Fqdn)>,
-}
-
-impl<'a> Directory<'a> {
-    fn new(destinations: &[RuleDestination], names: &'a Snapshot) -> Self {
-        let wildcards = destinations.iter().any(|(_, destination)| {
-            matches!(destination.as_ref(), Destination::Name(NamePattern::Wildcard(_)))
-        });
-        let mut backwards: Vec<_> = names
-            .addresses
-            .keys()
-            .filter(|_| wildcards)
-            .map(|name| (reversed(name.as_str()), name))
-            .collect();
-        backwards.sort_unstable();
-        Self { names, backwards }
-    }
-
-    fn matching(&self, pattern: &NamePattern) -> Vec<&'a Fqdn> {
-        match pattern {
-            NamePattern::Exact(name) => {
-                self.names.addresses.get_key_value(name).map(|(name, _)| name).into_iter().collect()
-            }
-            NamePattern::Wildcard(pattern) => {
-                let ending = pattern.as_str().rsplit('*').next().map(reversed).unwrap_or_default();
-                let first = self.backwards.partition_point(|(name, _)| *name < ending);
-                self.backwards
-                    .iter()
-                    .skip(first)
-                    .take_while(|(name, _)| name.starts_with(&ending))
-                    .map(|(_, name)| *name)
-                    .filter(|name| pattern.matches(name))
-                    .collect()
-            }
-        }
-    }
-}
-
-fn reversed(text: &str) -> Vec<u8> {
-    text.bytes().rev().collect()
 }

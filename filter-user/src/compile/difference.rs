@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From what the kernel holds to what it shall hold, step by step.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use filter_common::wire::{AddressPair, Grant, Permit, SlotSettings};
 use ipnet::IpNet;
@@ -58,39 +58,6 @@ pub enum Step {
     RemoveSource((u32, IpNet)),
 }
 
-/// The steps from `old` to `new`, in an order in which they may be carried out on the slot in
-/// force.
-///
-/// Rows are immutable: a grant row, and the port sets that its cells name, mean the same in both
-/// tables unless no grant of the old ones leads there
-/// ([`compile_names`](super::compile_names) sees to that). The order is then:
-///
-/// 1. Port cells are written, then cells. Nothing in force refers to these rows yet.
-/// 2. Prefixes are inserted or replaced, the longest first.
-/// 3. Prefixes are removed, the shortest first.
-/// 4. Cells are cleared, then port cells. Nothing in force refers to these rows any more.
-///
-/// With that, each destination sees its old grant or its new one at every moment. Let *o* be the
-/// longest of the old prefixes around it and *n* the longest of the new ones. As *n* is handled
-/// before all shorter new prefixes, and *o* keeps its value unless it is new as well:
-///
-/// * If *n* is longer than *o*, it sees *o* until *n* is inserted, and *n* from then on.
-/// * If they are the same prefix, one write replaces the old grant by the new.
-/// * If *n* is shorter than *o*, then *o* is no new prefix. It sees *o* until *o* is removed.
-///   Whatever is removed before *o* is shorter, and whatever old prefix is longer is not around
-///   this destination. After that it sees *n*, as *o* was the last old prefix around it.
-///
-/// What both grants allow is thus never denied, and what both deny is never allowed.
-///
-/// Until the removals, a trie holds what is old beside what is new. For a slot that is not in
-/// force, where the order doesn't matter, [`rebuild`] does without that.
-#[must_use]
-pub fn diff(old: &SlotTables, new: &SlotTables) -> Vec<Step> {
-    let Plan { mut written, removed } = Plan::new(old, new);
-    written.extend(removed);
-    written
-}
-
 /// The steps from `old` to `new` for a slot that is not in force: removals come first, so that a
 /// trie never holds more than the larger of the two.
 ///
@@ -111,7 +78,7 @@ pub fn rebuild(old: &SlotTables, new: &SlotTables) -> Vec<Step> {
     replaced.collect::<Vec<_>>().into_iter().chain(removed).chain(written).collect()
 }
 
-/// All that has to be done, in the order in which a slot in force bears it.
+/// All that has to be done.
 struct Plan {
     /// Entries that are new or change.
     written: Vec<Step>,
@@ -130,13 +97,9 @@ impl Plan {
         let port_cells = Changes::between(&old.port_cells, &new.port_cells);
         let hosts = Changes::between(&old.service_hosts, &new.service_hosts);
         let cells = Changes::between(&old.cells, &new.cells);
-        let mut sources = Changes::between(&old.sources, &new.sources);
+        let sources = Changes::between(&old.sources, &new.sources);
         let zones = Changes::between(&old.zones, &new.zones);
-        let mut grants = Changes::between(&old.grants, &new.grants);
-        sources.written.sort_by_key(|((_, prefix), _)| Reverse(prefix.prefix_len()));
-        sources.removed.sort_by_key(|(_, prefix)| prefix.prefix_len());
-        grants.written.sort_by_key(|(prefix, _)| Reverse(prefix.prefix_len()));
-        grants.removed.sort_by_key(IpNet::prefix_len);
+        let grants = Changes::between(&old.grants, &new.grants);
 
         let port_class = |(word, value)| Step::PortClass { word, value };
         let port_cell = |(index, value)| Step::PortCell { index, value };
@@ -230,15 +193,11 @@ fn store<V: PartialEq + Default>(array: &mut BTreeMap<u32, V>, index: u32, value
 mod tests {
     use std::net::Ipv4Addr;
 
-    use filter_common::{
-        parse::Address,
-        tables::{Class, Tables as _},
-    };
+    use filter_common::tables::Class;
     use ipnet::Ipv4Net;
     use proptest::{collection::btree_map, prelude::*};
 
     use super::*;
-    use crate::compile::View;
 
     /// Nested prefixes around the addresses 10.0.0.0 to 10.0.0.15.
     fn grants() -> impl Strategy<Value = BTreeMap<IpNet, Grant>> {
@@ -269,36 +228,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn each_destination_sees_its_old_or_its_new_grant(old in grants(), new in grants()) {
-            let (old, new) = (tables(old), tables(new));
-            let see = |tables: &SlotTables| -> Vec<Grant> {
-                let view = View::new(tables, 0);
-                (0..16).map(|host| view.grant(&Address::V4([10, 0, 0, host]))).collect()
-            };
-            let (before, after) = (see(&old), see(&new));
-            let mut now = old.clone();
-            let mut changed = vec![false; before.len()];
-            for step in diff(&old, &new) {
-                apply(&mut now, &step);
-                let seen = see(&now).into_iter().zip(before.iter().zip(&after));
-                for ((seen, (before, after)), changed) in seen.zip(&mut changed) {
-                    // Once it sees the new grant, it never again sees the old one.
-                    *changed |= seen != *before;
-                    prop_assert_eq!(&seen, if *changed { after } else { before });
-                    // What is in sight has its rows.
-                    if seen != Grant::NONE {
-                        let grant = seen;
-                        let port_set = now.cells.get(&grant.row()).copied();
-                        prop_assert_eq!(port_set, Some(grant.row() + 10));
-                        let cell = (grant.row() + 10) * 2 + 1;
-                        prop_assert!(now.port_cells.contains_key(&cell));
-                    }
-                }
-            }
-            prop_assert_eq!(now, new);
-        }
-
         #[test]
         fn an_idle_slot_never_holds_more_than_it_must(
             (old, new) in (grants(), grants()),

@@ -94,16 +94,19 @@ impl CounterLedger {
         freed
     }
 
-    /// The counter of a match, a new one if need be; `None` where all are taken.
-    pub(super) fn take(&mut self, key: MatchKey) -> Option<u32> {
-        if let Some(counter) = self.counters.get(&key) {
-            return Some(*counter);
+    /// The counters that no match has, in order.
+    pub(super) fn vacant(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut taken = self.taken.iter().peekable();
+        (FIRST_MATCH..COUNTERS_PER_NIC)
+            .filter(move |counter| taken.next_if(|taken| *taken == counter).is_none())
+    }
+
+    /// Gives matches that have none their counters, out of those that are vacant.
+    pub(super) fn extend(&mut self, added: impl IntoIterator<Item = (MatchKey, u32)>) {
+        for (key, counter) in added {
+            self.taken.insert(counter);
+            self.counters.insert(key, counter);
         }
-        let counter =
-            (FIRST_MATCH..COUNTERS_PER_NIC).find(|counter| !self.taken.contains(counter))?;
-        self.taken.insert(counter);
-        self.counters.insert(key, counter);
-        Some(counter)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use filter_common::verdict::PassReason;
 use ipnet::IpNet;
 
-use super::{rules::RuleBook, tables::covering};
+use super::{basis::Basis, rows::Rows, tables::covering, uses::Uses};
 use crate::policy::{Destination, Fqdn, Label, Origin};
 
 /// A rule by its place in [`Meaning::rules`].
@@ -84,17 +84,14 @@ pub struct Brought {
 /// What the numbers in the tables of one slot stand for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meaning {
-    pub(super) book: Arc<RuleBook>,
+    pub(super) basis: Arc<Basis>,
     pub(super) destinations: BTreeMap<IpNet, Vec<Brought>>,
     /// The addresses that no prefix around them opens.
     pub(super) delivered: BTreeSet<IpAddr>,
-    pub(super) classes: Vec<BTreeSet<ClientGroup>>,
-    pub(super) grants: BTreeMap<u32, RuleSet>,
-    pub(super) port_sets: BTreeMap<u32, RuleSet>,
+    pub(super) grants: Rows,
+    pub(super) port_sets: Rows,
     pub(super) matches: BTreeMap<u32, Match>,
-    /// The first rows that were never used.
-    pub(super) next_grant: u32,
-    pub(super) next_port_set: u32,
+    pub(super) uses: Uses,
 }
 
 // === impl ClientGroup ===
@@ -115,37 +112,37 @@ impl fmt::Display for ClientGroup {
 impl Meaning {
     /// The rules that take part, those that the gateway brings along first.
     pub fn rules(&self) -> impl Iterator<Item = (RuleIndex, &RuleRef)> {
-        (0..).map(RuleIndex).zip(self.book.references())
+        (0..).map(RuleIndex).zip(self.basis.book.references())
     }
 
     /// A rule.
     #[must_use]
     pub fn rule(&self, rule: RuleIndex) -> Option<&RuleRef> {
-        self.book.reference(rule)
+        self.basis.book.reference(rule)
     }
 
     /// The groups that the clients of a class are in; empty for class 0.
     #[must_use]
     pub fn class(&self, class: u32) -> Option<&BTreeSet<ClientGroup>> {
-        self.classes.get(usize::try_from(class).ok()?)
+        self.basis.classes.get(usize::try_from(class).ok()?)
     }
 
     /// The classes, from 0.
     #[must_use]
     pub fn classes(&self) -> &[BTreeSet<ClientGroup>] {
-        &self.classes
+        &self.basis.classes
     }
 
     /// The rules that cover the prefixes of a grant row.
     #[must_use]
     pub fn grant(&self, row: u32) -> Option<&RuleSet> {
-        self.grants.get(&row)
+        self.grants.set(row)
     }
 
     /// The rules of a port set: those of a grant that hold for a class.
     #[must_use]
     pub fn port_set(&self, row: u32) -> Option<&RuleSet> {
-        self.port_sets.get(&row)
+        self.port_sets.set(row)
     }
 
     /// What a counter counts for.

@@ -8,7 +8,7 @@ use filter_common::wire::{SELECTORS, SELECTORS_PER_WORD, Selector};
 use crate::policy::{Echo, Ports};
 
 /// The classes of selectors under all ports that the rules have.
-#[derive(Debug)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PortClasses {
     /// First selector of a run -> its class. The run ends where the next begins.
     runs: BTreeMap<u32, u32>,

@@ -90,11 +90,6 @@ impl Sources {
         check.fits(Capacity::SourcesV6, v6, MAX_SOURCES);
         made
     }
-
-    /// How many classes there are, class 0 among them.
-    pub(super) fn count(&self) -> u32 {
-        u32::try_from(self.classes.len()).unwrap_or(u32::MAX)
-    }
 }
 
 /// The zone of each (NIC, VLAN), numbered from 1, and what each is.

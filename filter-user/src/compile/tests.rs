@@ -3,6 +3,7 @@
 
 mod groups;
 mod host;
+mod names;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -11,13 +12,13 @@ use filter_common::{
     parse::Address,
     tables::{Class, Tables as _},
     verdict::PassReason,
-    wire::{COUNTERS_PER_NIC, FIRST_MATCH, Grant, Permit, Selector, SlotSettings},
+    wire::{COUNTERS_PER_NIC, FIRST_MATCH, Grant, Selector, SlotSettings},
 };
 use ipnet::IpNet;
 
 use super::{
-    Capacity, CapacityError, ClientGroup, Compiled, CounterLedger, FreeRows, Host, HostNic,
-    NamesError, SlotTables, Step, Via, View, apply, compile, compile_names, diff, sweep,
+    Capacity, CapacityError, ClientGroup, Compiled, CounterLedger, Host, HostNic, Via, View,
+    compile,
 };
 use crate::{
     names::Snapshot,
@@ -142,11 +143,6 @@ impl World {
 
     fn try_compile(&mut self) -> Result<Compiled, CapacityError> {
         compile(&self.policy, &self.names, &self.host, &mut self.ledger)
-    }
-
-    fn rename(&mut self, previous: &Compiled, free: &FreeRows) -> Result<Compiled, NamesError> {
-        let Self { policy, names, host, ledger } = self;
-        compile_names(previous, policy, names, host, ledger, free)
     }
 }
 
@@ -575,151 +571,6 @@ fn the_ledger_survives_a_restart() {
         let error = serde_json::from_str::<CounterLedger>(text).unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
-}
-
-#[test]
-fn other_names_keep_all_numbers() {
-    let mut world = World::new()
-        .rule("wide", &[], &["203.0.113.0/27"], &["80"])
-        .rule("name", &[], &["www.example.com"], &["443"])
-        .name("www.example.com", &["198.51.100.1"]);
-    let before = world.compile();
-    let no_free = FreeRows::default();
-    assert_eq!(world.rename(&before, &no_free).unwrap(), before);
-
-    world.set_name("www.example.com", &["203.0.113.5", "198.51.100.2"]);
-    let after = world.rename(&before, &no_free).unwrap();
-    assert_eq!(look_up(&after, CLIENT, "203.0.113.5", 80), "wide");
-    assert_eq!(look_up(&after, CLIENT, "203.0.113.5", 443), "name");
-    assert_eq!(look_up(&after, CLIENT, "198.51.100.1", 443), "not listed");
-    assert_eq!(grant(&after, "198.51.100.2"), grant(&before, "198.51.100.1"));
-    assert_eq!(grant(&after, "203.0.113.5"), Grant::new(3));
-    assert!(before.tables.cells.iter().all(|(cell, value)| after.tables.cells[cell] == *value));
-
-    // What the address falls back to when the name loses it.
-    world.set_name("www.example.com", &[]);
-    let last = world.rename(&after, &no_free).unwrap();
-    assert_eq!(look_up(&last, CLIENT, "203.0.113.5", 80), "wide");
-    assert_eq!(look_up(&last, CLIENT, "203.0.113.5", 443), "port");
-    assert_eq!(last.tables.cells, after.tables.cells);
-    assert_eq!(
-        diff(&after.tables, &last.tables),
-        [Step::RemoveGrant(net("198.51.100.2/32")), Step::RemoveGrant(net("203.0.113.5/32"))]
-    );
-}
-
-#[test]
-fn rows_are_used_again_only_when_they_are_free() {
-    let mut world = World::new()
-        .rule("a", &[], &["a.example.com"], &["80"])
-        .rule("b", &[], &["b.example.com"], &["443"])
-        .name("a.example.com", &["198.51.100.1"]);
-    let first = world.compile();
-    assert_eq!(grant(&first, "198.51.100.1"), Grant::new(1));
-    world.names.addresses.clear();
-    world.set_name("b.example.com", &["198.51.100.2"]);
-    let none = FreeRows::default();
-    let second = world.rename(&first, &none).unwrap();
-    assert_eq!(grant(&second, "198.51.100.2"), Grant::new(2));
-    // Not swept yet: the row is still there, whatever the caller says.
-    let early = FreeRows { grants: [1].into(), port_sets: [1].into() };
-    assert_eq!(world.rename(&first, &early).unwrap(), second);
-
-    let (swept, freed) = sweep(&second);
-    assert_eq!(freed, early);
-    assert_eq!(swept.tables.grants, second.tables.grants);
-    assert_eq!(swept.tables.counters().len(), 1);
-    let mut kernel = second.tables.clone();
-    for step in diff(&second.tables, &swept.tables) {
-        assert!(matches!(step, Step::Cell { value: 0, .. } | Step::PortCell { .. }), "{step:?}");
-        apply(&mut kernel, &step);
-    }
-    assert_eq!(kernel, swept.tables);
-
-    world.set_name("a.example.com", &["198.51.100.2"]);
-    let third = world.rename(&swept, &none).unwrap();
-    assert_eq!(grant(&third, "198.51.100.2"), Grant::new(3));
-    let third = world.rename(&swept, &freed).unwrap();
-    assert_eq!(grant(&third, "198.51.100.2"), Grant::new(1));
-    assert_eq!(look_up(&third, CLIENT, "198.51.100.2", 80), "a");
-    assert_eq!(look_up(&third, CLIENT, "198.51.100.2", 443), "b");
-}
-
-#[test]
-fn names_alone_change_in_place() {
-    let mut world = World::new().group("group", &["10.0.0.0/24"], &[], &[]).rule(
-        "a",
-        &[],
-        &["a.example.com"],
-        &["80"],
-    );
-    let before = world.compile();
-    let none = FreeRows::default();
-    world.host.own.insert(ip("192.0.2.3"));
-    let own = world.rename(&before, &none).unwrap();
-    assert_eq!(grant(&own, "192.0.2.3"), Grant::new(0).own());
-
-    let changes: [fn(&mut World); 7] = [
-        |world| world.host.nics[0].elsewhere = nets(&["10.0.7.0/24"]),
-        // Its owner is not plausible as a client any more.
-        |world| assert!(world.host.own.insert(ip("10.0.0.3"))),
-        |world| world.policy.rules[0].ports.tcp = ports(&["443"]),
-        |world| world.policy.rules[0].from = Clients::Groups([label("group")].into()),
-        |world| world.policy.gateway.mode = Mode::Audit,
-        |world| world.host.nics[0].plausible = nets(&["10.0.0.0/15"]),
-        |world| world.policy.sources[0].cidr = nets(&["10.0.0.0/25"]),
-    ];
-    for (number, change) in changes.into_iter().enumerate() {
-        let (policy, host) = (world.policy.clone(), world.host.clone());
-        change(&mut world);
-        assert_eq!(world.rename(&before, &none), Err(NamesError::PolicyChanged), "{number}");
-        (world.policy, world.host) = (policy, host);
-    }
-}
-
-#[test]
-fn rows_of_unknown_meaning_are_not_built_upon() {
-    let mut world = World::new()
-        .rule("a", &[], &["a.example.com"], &["80"])
-        .name("a.example.com", &["198.51.100.1"]);
-    let known = world.compile();
-    let none = FreeRows::default();
-    let read = Compiled { tables: known.tables.clone(), ..Compiled::default() };
-    assert_eq!(world.rename(&read, &none), Err(NamesError::PolicyChanged));
-
-    let changes: [fn(&mut SlotTables) -> bool; 3] = [
-        |half| half.grants.insert(net("198.51.100.2/32"), Grant::new(2)).is_none(),
-        |half| half.cells.insert(2, 1).is_none(),
-        |half| half.port_cells.insert(2 * 2 + 1, Permit::new(PassReason::Rule, 256)).is_none(),
-    ];
-    for (number, change) in changes.into_iter().enumerate() {
-        let mut half = known.clone();
-        assert!(change(&mut half.tables));
-        assert_eq!(world.rename(&half, &none), Err(NamesError::PolicyChanged), "{number}");
-    }
-}
-
-#[test]
-fn a_difference_is_in_its_order() {
-    let mut world = World::new()
-        .rule("wide", &[], &["203.0.113.0/24"], &["80"])
-        .rule("a", &[], &["a.example.com"], &["443"])
-        .name("a.example.com", &["203.0.113.1"]);
-    let before = world.compile();
-    world.set_name("a.example.com", &["203.0.113.2", "2001:db8::1"]);
-    let after = world.rename(&before, &FreeRows::default()).unwrap();
-    let kinds: Vec<String> = diff(&before.tables, &after.tables)
-        .into_iter()
-        .map(|step| match step {
-            Step::PortCell { .. } => "port cell".into(),
-            Step::Cell { .. } => "cell".into(),
-            Step::InsertGrant(prefix, _) => format!("+{prefix}"),
-            Step::RemoveGrant(prefix) => format!("-{prefix}"),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    let expected = ["port cell", "cell", "+2001:db8::1/128", "+203.0.113.2/32", "-203.0.113.1/32"];
-    assert_eq!(kinds, expected);
 }
 
 #[test]

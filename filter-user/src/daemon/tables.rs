@@ -8,11 +8,15 @@ use anyhow::{Context as _, Result};
 use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, MAX_NICS};
 
 use crate::{
-    compile::{Compiled, CounterLedger, FreeRows, SlotTables, Step, diff, rebuild, sweep},
+    compile::{
+        Compiled, CounterLedger, Edit, NamesError, SlotTables, Step, apply, plan_names, plan_sweep,
+        rebuild,
+    },
     kernel::{
         SharedMaps,
         maps::{Provenance, SlotIndex},
     },
+    names::Changed,
 };
 
 /// The slots, with a mirror of what the kernel holds.
@@ -24,9 +28,17 @@ pub struct TwoSlots {
     active: SlotIndex,
     generation: u64,
     in_force: Compiled,
+    meaning: Meant,
     /// `None` while it isn't known what the slot holds.
     idle: Option<SlotTables>,
-    free: FreeRows,
+}
+
+/// Whether it is known what the rows of the slot in force stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meant {
+    Known,
+    /// The tables were read from the kernel, or an edit of them ended in the middle.
+    Unknown,
 }
 
 /// What was found in the kernel at the start.
@@ -36,6 +48,15 @@ pub enum Found {
     Nothing,
     /// A policy in force.
     Policy,
+}
+
+/// What a sweep found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swept {
+    /// Every row is in use.
+    Nothing,
+    /// Rows that are free now.
+    Rows,
 }
 
 // === impl TwoSlots ===
@@ -58,7 +79,7 @@ impl TwoSlots {
         let in_force = Compiled { tables: read(active)?, ..Compiled::default() };
         let idle = Some(read(active.other())?);
         let generation = word.generation();
-        Ok((Self { maps, active, generation, in_force, idle, free: FreeRows::default() }, found))
+        Ok((Self { maps, active, generation, in_force, meaning: Meant::Unknown, idle }, found))
     }
 
     /// The number of the policy in force.
@@ -71,12 +92,6 @@ impl TwoSlots {
     #[must_use]
     pub fn in_force(&self) -> &Compiled {
         &self.in_force
-    }
-
-    /// Rows that an edit may use again.
-    #[must_use]
-    pub fn free(&self) -> &FreeRows {
-        &self.free
     }
 
     /// Builds tables in the idle slot and puts them in force by one store, which is the last thing
@@ -104,7 +119,7 @@ impl TwoSlots {
         self.generation += 1;
         self.active = target;
         self.idle = Some(std::mem::replace(&mut self.in_force, compiled).tables);
-        self.free = FreeRows::default();
+        self.meaning = Meant::Known;
         Ok(())
     }
 
@@ -125,33 +140,47 @@ impl TwoSlots {
         Ok(())
     }
 
-    /// Changes the slot in force, step by step; each destination sees its old grant or its new
-    /// one.
+    /// Plans how the slot in force follows names that gained or lost addresses.
     ///
     /// # Errors
     ///
-    /// A map can't be written. The steps that were carried out stay.
-    pub fn edit(&mut self, compiled: Compiled) -> Result<()> {
-        self.change(compiled)?;
-        // Rows that nothing leads to any more are cleared once no packet is on its way to them,
-        // and used again once that is done.
-        let (swept, freed) = sweep(&self.in_force);
-        if freed != FreeRows::default() {
-            self.maps.wait_for_packets()?;
-            self.change(swept)?;
-            self.free.grants.extend(freed.grants);
-            self.free.port_sets.extend(freed.port_sets);
+    /// There is no room beside what is there, or it isn't known what that means.
+    pub fn plan_names(
+        &self,
+        changed: &Changed,
+        ledger: &CounterLedger,
+    ) -> Result<Edit, NamesError> {
+        match self.meaning {
+            Meant::Known => plan_names(&self.in_force, changed, ledger),
+            Meant::Unknown => Err(NamesError::Unexplained),
         }
-        let meaning = &self.in_force.meaning;
-        self.free.grants.retain(|row| meaning.grant(*row).is_none());
-        self.free.port_sets.retain(|row| meaning.port_set(*row).is_none());
+    }
+
+    /// Changes the slot in force as [`Self::plan_names`] planned it, step by step; each destination
+    /// sees its old grant or its new one.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written. The steps that were carried out stay, and only a swap puts that
+    /// right.
+    pub fn edit_names(&mut self, edit: Edit) -> Result<()> {
+        let steps = edit.steps();
+        for (number, step) in steps.iter().enumerate() {
+            if let Err(error) = carry_out(&mut self.maps, self.active, std::slice::from_ref(step)) {
+                let done = steps.iter().take(number);
+                done.for_each(|step| apply(&mut self.in_force.tables, step));
+                self.meaning = Meant::Unknown;
+                return Err(error.context("the tables in force can't be changed"));
+            }
+        }
+        edit.record(&mut self.in_force);
         Ok(())
     }
 
     /// Which addresses are in use, as [`SharedMaps::take_used`]: in the slot in force, and in the one
     /// that was in force before, whose packets nobody has asked for since the swap.
     ///
-    /// An entry that an [`edit`](Self::edit) replaces, as the rules for its address change, counts as
+    /// An entry that [`edit_names`](Self::edit_names) replaces, as the rules for its address change, counts as
     /// not used until the next packet.
     ///
     /// # Errors
@@ -164,6 +193,23 @@ impl TwoSlots {
             used.extend(self.maps.take_used(self.active.other(), held, addresses)?);
         }
         Ok(used)
+    }
+
+    /// Clears rows that nothing leads to any more, so that they can be used again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::edit_names`].
+    pub fn sweep(&mut self) -> Result<Swept> {
+        let planned = match self.meaning {
+            Meant::Known => plan_sweep(&self.in_force),
+            Meant::Unknown => None,
+        };
+        let Some(edit) = planned else { return Ok(Swept::Nothing) };
+        // Packets that came before the last prefix went may be on their way to these rows.
+        self.maps.wait_for_packets()?;
+        self.edit_names(edit)?;
+        Ok(Swept::Rows)
     }
 
     /// Gives counters back that neither slot counts at.
@@ -208,16 +254,6 @@ impl TwoSlots {
         for counter in 0..COUNTERS_PER_NIC {
             self.maps.clear_counter(nic, counter)?;
         }
-        Ok(())
-    }
-
-    fn change(&mut self, compiled: Compiled) -> Result<()> {
-        let steps = diff(&self.in_force.tables, &compiled.tables);
-        if let Err(error) = carry_out(&mut self.maps, self.active, &steps) {
-            self.in_force.tables = self.maps.read_slot(self.active)?;
-            return Err(error.context("the tables in force can't be changed"));
-        }
-        self.in_force = compiled;
         Ok(())
     }
 }

@@ -3,15 +3,12 @@
 
 use filter_common::{egress::Side, wire::Observation};
 use filter_user::{
-    compile::{
-        CounterLedger, FreeRows, SlotTables, Step, View, compile, compile_names, diff, rebuild,
-        sweep,
-    },
+    compile::{CounterLedger, SlotTables, Step, View, compile, plan_names, plan_sweep, rebuild},
     kernel::{Role, maps::SlotIndex},
 };
 use sluice_lab::{
     ground::Ground,
-    model::{Packet, random_change, random_packet, random_policy},
+    model::{Packet, changed, random_change, random_packet, random_policy},
 };
 
 use crate::random::{NICS, inside};
@@ -132,38 +129,42 @@ fn a_process_that_ends_leaves_one_whole_policy() {
 #[test]
 fn names_change_in_the_slot_in_force() {
     let mut ground = Ground::new(NICS.map(inside), &[Role::Observing]).unwrap();
-    let (mut steps, mut judged, mut differing) = (0, 0, 0);
+    let (mut steps, mut judged, mut differing, mut swept) = (0, 0, 0, 0);
     for seed in 0..20 {
         let (policy, mut names, host) = random_policy(700 + seed);
         let mut ledger = CounterLedger::default();
         let mut compiled = compile(&policy, &names, &host, &mut ledger).expect("it fits");
-        let mut free = FreeRows::default();
         ground.swap(&compiled.tables).unwrap();
         for round in 0..4 {
             let new_names = random_change(seed << 8 | round, &names);
-            let next = compile_names(&compiled, &policy, &new_names, &host, &mut ledger, &free)
-                .expect("it fits");
-            free.grants.retain(|row| next.meaning.grant(*row).is_none());
-            free.port_sets.retain(|row| next.meaning.port_set(*row).is_none());
+            let edit = plan_names(&compiled, &changed(&names, &new_names), &ledger);
+            let edit = edit.expect("it fits");
+            ledger = edit.count(&ledger).unwrap_or(ledger);
+            let mut steps_to = vec![edit.steps().to_vec()];
+            let old = compiled.tables.clone();
+            edit.record(&mut compiled);
             let packets = (0..200).map(|number| {
                 let names = if number % 2 == 0 { &names } else { &new_names };
                 random_packet(seed << 24 | round << 16 | number, &policy, names, &host)
             });
-            let probes =
-                packets.map(|packet| probe(&ground, &packet, &compiled.tables, &next.tables));
+            let probes = packets.map(|packet| probe(&ground, &packet, &old, &compiled.tables));
             // Few packets see a difference, and they are those that matter.
             let (mut probes, others): (Vec<Probe>, Vec<Probe>) =
                 probes.partition(|probe| probe.old.permit != probe.new.permit);
             differing += probes.len();
             probes.extend(others.into_iter().take(16));
 
-            let (swept, freed) = sweep(&next);
+            if let Some(sweep) = plan_sweep(&compiled) {
+                steps_to.push(sweep.steps().to_vec());
+                sweep.record(&mut compiled);
+                swept += 1;
+            }
             let active = SlotIndex::of(ground.active);
-            for (from, to) in [(&compiled, &next), (&next, &swept)] {
+            for steps_to in steps_to {
                 // Rows are cleared only when no packet can be on its way to them any more.
                 ground.maps.wait_for_packets().unwrap();
-                for step in diff(&from.tables, &to.tables) {
-                    ground.step(active, &step).unwrap();
+                for step in &steps_to {
+                    ground.step(active, step).unwrap();
                     steps += 1;
                     judged += probes.len();
                     for Probe { nic, frame, old, new } in &probes {
@@ -183,13 +184,13 @@ fn names_change_in_the_slot_in_force() {
                     );
                 }
             }
-            free.grants.extend(freed.grants);
-            free.port_sets.extend(freed.port_sets);
-            (compiled, names) = (swept, new_names);
+            assert!(*ground.tables() == compiled.tables, "seed {seed}, round {round}");
+            names = new_names;
         }
     }
     println!("names: {steps} steps in force, {judged} packets between them, {differing} changed");
     assert!(differing > 20, "only {differing} packets see a difference");
+    assert!(swept > 20, "only {swept} sweeps");
 }
 
 /// A packet with what the program observes of it by old and by new tables.
