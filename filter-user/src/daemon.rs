@@ -232,9 +232,11 @@ impl Daemon {
             };
             let nics = nics::number(&loaded.policy, &pins)?;
             let clock = TickClock::open(&pins)?;
-            Ok((slots, clock, state, ledger, nics))
+            let dns = &loaded.policy.dns;
+            let resolver = Resolver::new(&dns.upstream, dns.tls_ca.as_deref())?;
+            Ok((slots, clock, state, ledger, nics, resolver))
         };
-        let (slots, clock, state, ledger, nics) = match assemble() {
+        let (slots, clock, state, ledger, nics, resolver) = match assemble() {
             Ok(assembled) => assembled,
             Err(error) => return Err((pins, error)),
         };
@@ -263,9 +265,7 @@ impl Daemon {
             saved_ledger: None,
             names: NameCache::new(Settings::from(&policy.dns), seed),
             names_writing: naming::Writing::default(),
-            resolver: Arc::new(Resolver::with_ports(
-                policy.dns.upstream.iter().map(|upstream| upstream.server),
-            )),
+            resolver: Arc::new(resolver),
             lookups: FuturesUnordered::new(),
             policy,
             state,

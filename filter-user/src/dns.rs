@@ -5,59 +5,42 @@
 //! which records belong to the question and which upstream said what; asking a question takes few
 //! lines without it. Each question leaves from a socket of its own (so from a port that the
 //! kernel picked at random) with a random id and random letter case, and an answer counts only if
-//! all of that comes back from the address that was asked.
+//! all of that comes back from the address that was asked. Over TLS it is the certificate that
+//! tells who answers.
 
 mod chain;
+mod count;
 mod exchange;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod upstream;
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hickory_proto::{
-    op::{Message, ResponseCode},
+    op::ResponseCode,
     rr::{Name, RecordType},
 };
 
-use self::exchange::ExchangeError;
+pub use self::upstream::Health;
+use self::{
+    count::Counters,
+    upstream::{Response, Upstream},
+};
 use crate::{
     names::{Answer, LookupFailure},
     policy::Fqdn,
 };
 
-/// The port that resolvers listen on.
-const DNS_PORT: u16 = 53;
-/// The time for one try at one upstream.
-const TRY_LIMIT: Duration = Duration::from_secs(2);
-/// The time for a whole look-up; tries get shorter where there are more than fit.
+/// The time for a whole look-up.
 const LOOKUP_LIMIT: Duration = Duration::from_millis(4800);
-/// Tries per address family, at least; more upstreams than that are each tried once.
-const LEAST_TRIES: usize = 2;
-/// Tries per address family, at most.
-const MOST_TRIES: usize = 4;
-/// How long an upstream that failed comes after those that did not.
-const HOLD_DOWN: Duration = Duration::from_secs(30);
 
 /// Asks the upstream resolvers. It keeps no answer.
 #[derive(Debug)]
 pub struct Resolver {
-    upstreams: Mutex<Vec<Upstream>>,
-}
-
-/// An upstream resolver and how it did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// Where it listens.
-    pub server: SocketAddr,
-    /// When it last gave a usable answer, "no such name" included.
-    pub last_success: Option<Instant>,
-    /// When it last failed, and how.
-    pub last_failure: Option<(Instant, LookupFailure)>,
+    upstreams: Vec<Upstream>,
+    counters: Arc<Counters>,
 }
 
 /// What one address family of a name has.
@@ -71,19 +54,6 @@ struct Half {
 // === impl Resolver ===
 
 impl Resolver {
-    /// A resolver that asks these upstreams on port 53, in order of preference.
-    #[must_use]
-    pub fn new(upstreams: &[IpAddr]) -> Self {
-        Self::with_ports(upstreams.iter().map(|address| SocketAddr::new(*address, DNS_PORT)))
-    }
-
-    /// A resolver that asks upstreams on ports of their own.
-    #[must_use]
-    pub fn with_ports(servers: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let upstream = |server| Upstream { server, last_success: None, last_failure: None };
-        Self { upstreams: Mutex::new(servers.into_iter().map(upstream).collect()) }
-    }
-
     /// Asks for the addresses of a name, of both families at once. It takes less than 5 s.
     ///
     /// # Errors
@@ -98,79 +68,14 @@ impl Resolver {
         combine(v4, v6)
     }
 
-    /// The upstreams and how they did, in order of preference.
-    #[must_use]
-    pub fn upstreams(&self) -> Vec<Upstream> {
-        self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     async fn lookup_family(
         &self,
         question: &Name,
         family: RecordType,
     ) -> Result<Half, LookupFailure> {
-        let servers = by_health(&self.upstreams(), Instant::now());
-        let tries = servers.len().clamp(LEAST_TRIES, MOST_TRIES);
-        let share = LOOKUP_LIMIT / u32::try_from(tries).unwrap_or(u32::MAX);
-        let limit = share.min(TRY_LIMIT);
-        let mut failure = None;
-        for server in servers.iter().cycle().take(tries) {
-            let result = match exchange::ask(*server, question, family, limit).await {
-                Ok(message) => read(&message, question, family, server.ip()),
-                Err(error) => Err(explain(error, *server)),
-            };
-            self.record(*server, &result);
-            match result {
-                Ok(half) => return Ok(half),
-                Err(found @ (LookupFailure::NxDomain | LookupFailure::NoData)) => {
-                    return Err(found);
-                }
-                // A resolver that says why it failed is worth more than one that is silent.
-                Err(found) => {
-                    if matches!(failure, None | Some(LookupFailure::Timeout)) {
-                        failure = Some(found);
-                    }
-                }
-            }
-        }
-        Err(failure.unwrap_or_else(|| {
-            LookupFailure::Other("no upstream resolver is configured".to_owned())
-        }))
+        let response = self.ask(question, family, LOOKUP_LIMIT).await?;
+        read(&response, question, family)
     }
-
-    fn record(&self, server: SocketAddr, result: &Result<Half, LookupFailure>) {
-        let now = Instant::now();
-        let mut upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(upstream) = upstreams.iter_mut().find(|upstream| upstream.server == server) else {
-            return;
-        };
-        match result {
-            Ok(_) | Err(LookupFailure::NxDomain | LookupFailure::NoData) => {
-                upstream.last_success = Some(now);
-            }
-            Err(failure) => upstream.last_failure = Some((now, failure.clone())),
-        }
-    }
-}
-
-// === impl Upstream ===
-
-impl Upstream {
-    /// Whether it failed lately and gave no answer since.
-    fn is_failing(&self, now: Instant) -> bool {
-        self.last_failure.as_ref().is_some_and(|(at, _)| {
-            now.saturating_duration_since(*at) < HOLD_DOWN
-                && self.last_success.is_none_or(|success| success < *at)
-        })
-    }
-}
-
-/// The servers in order of preference, but those that fail now last: they are still asked where
-/// no other answers.
-fn by_health(upstreams: &[Upstream], now: Instant) -> Vec<SocketAddr> {
-    let mut sorted: Vec<&Upstream> = upstreams.iter().collect();
-    sorted.sort_by_key(|upstream| upstream.is_failing(now));
-    sorted.into_iter().map(|upstream| upstream.server).collect()
 }
 
 fn to_name(name: &Fqdn) -> Result<Name, LookupFailure> {
@@ -181,49 +86,18 @@ fn to_name(name: &Fqdn) -> Result<Name, LookupFailure> {
     Ok(name)
 }
 
-/// What a response that belongs to the question says.
-fn read(
-    message: &Message,
-    question: &Name,
-    family: RecordType,
-    resolver: IpAddr,
-) -> Result<Half, LookupFailure> {
-    match message.metadata.response_code {
-        ResponseCode::NoError => {}
-        ResponseCode::NXDomain => return Err(LookupFailure::NxDomain),
-        ResponseCode::ServFail => return Err(LookupFailure::ServFail),
-        ResponseCode::Refused => return Err(LookupFailure::Refused),
-        other => return Err(LookupFailure::Other(format!("the resolver answered \"{other}\""))),
+/// What a response says about the addresses of a name.
+fn read(response: &Response, question: &Name, family: RecordType) -> Result<Half, LookupFailure> {
+    let Response { message, resolver } = response;
+    if message.metadata.response_code == ResponseCode::NXDomain {
+        return Err(LookupFailure::NxDomain);
     }
-    let followed = chain::follow(question, family, &message.answers)
+    let chain::Followed { addresses, chain } = chain::follow(question, family, &message.answers)
         .map_err(|error| LookupFailure::Other(error.to_string()))?;
-    if !followed.addresses.is_empty() {
-        let chain::Followed { addresses, chain } = followed;
-        return Ok(Half { addresses, chain, resolver });
+    if addresses.is_empty() {
+        return Err(LookupFailure::NoData);
     }
-    // "Ask them instead" is no statement about the name.
-    let refers = message.authorities.iter().any(|record| record.record_type() == RecordType::NS);
-    if refers && !message.metadata.recursion_available {
-        return Err(LookupFailure::Other(format!(
-            "{resolver} only refers to other servers; name a recursive resolver in [dns] upstream"
-        )));
-    }
-    Err(LookupFailure::NoData)
-}
-
-fn explain(error: ExchangeError, server: SocketAddr) -> LookupFailure {
-    match error {
-        ExchangeError::Timeout => LookupFailure::Timeout,
-        ExchangeError::Unreadable(why) => {
-            LookupFailure::Other(format!("{server} sent a message that can't be read: {why}"))
-        }
-        ExchangeError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            LookupFailure::Other(format!("nothing listens at {server} (connection refused)"))
-        }
-        ExchangeError::Io(error) => {
-            LookupFailure::Other(format!("{server} can't be reached: {error}"))
-        }
-    }
+    Ok(Half { addresses, chain, resolver: *resolver })
 }
 
 /// Both families together: what one has counts, whatever became of the other.

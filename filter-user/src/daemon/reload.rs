@@ -41,6 +41,14 @@ impl Daemon {
         suitable::check(&loaded.policy, &self.host_state).context(kept)?;
         let numbered = nics::number(&loaded.policy, &self.pins)?;
         let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
+        // Authorities may have changed in a file that is still called the same.
+        let (dns, old) = (&loaded.policy.dns, &self.policy.dns);
+        let resolver =
+            if dns.upstream == old.upstream && dns.tls_ca.is_none() && old.tls_ca.is_none() {
+                Arc::clone(&self.resolver)
+            } else {
+                Arc::new(Resolver::new(&dns.upstream, dns.tls_ca.as_deref()).context(kept)?)
+            };
         let tags = nics::keep_tags(&loaded.policy, &numbered).context(kept)?;
 
         // New names are looked up before tables without their addresses take the place of others.
@@ -49,13 +57,6 @@ impl Daemon {
         names.set_own(own_prefixes(&host));
         names.set_wanted(Arc::new(Wanted::from(&loaded.policy)), Instant::now());
         let names = std::mem::replace(&mut self.names, names);
-        let resolver = if loaded.policy.dns.upstream == self.policy.dns.upstream {
-            Arc::clone(&self.resolver)
-        } else {
-            Arc::new(Resolver::with_ports(
-                loaded.policy.dns.upstream.iter().map(|upstream| upstream.server),
-            ))
-        };
         let resolver = std::mem::replace(&mut self.resolver, resolver);
         self.await_first_lookups().await;
 

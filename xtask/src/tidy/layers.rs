@@ -43,6 +43,11 @@ const CONFINED: &[Confined] = &[
         why: "only `dns` speaks DNS",
     },
     Confined {
+        name: "tokio_rustls",
+        places: &["filter-user/src/dns.rs", "filter-user/src/dns/", "tests/"],
+        why: "only `dns` speaks TLS, to resolvers (and the lab's resolver does)",
+    },
+    Confined {
         name: "clap*",
         places: &[
             "filter-user/src/cli.rs",
@@ -361,6 +366,7 @@ mod tests {
             ("aya_ebpf", "filter-ebpf/src/main.rs", "filter-user/src/kernel.rs"),
             ("aya_build", "filter-user/build.rs", "filter-user/src/kernel.rs"),
             ("hickory_resolver", "filter-user/src/dns/client.rs", "filter-user/src/daemon.rs"),
+            ("tokio_rustls", "filter-user/src/dns/tls.rs", "filter-user/src/control.rs"),
             ("clap", "filter-user/src/cli/run.rs", "filter-user/src/daemon.rs"),
             ("clap", "filter-user/src/main.rs", "filter-user/src/lib.rs"),
             ("pulldown_cmark", "filter-user/src/document/page.rs", "filter-user/src/cli.rs"),
