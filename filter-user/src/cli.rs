@@ -11,6 +11,7 @@ mod import;
 mod names;
 mod output;
 mod reload;
+mod resolve;
 mod rules;
 mod run;
 mod status;
@@ -48,6 +49,8 @@ enum Command {
     Rules(QueryArgs),
     /// The names of the policy, and the addresses they have
     Names(names::NamesArgs),
+    /// Look a name up now, and tell what would be learned and what not
+    Resolve(resolve::ResolveArgs),
     /// Follow dropped packets (a sample; counters are exact)
     Drops(drops::DropsArgs),
     /// What would happen to a packet, and why
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Rules(args) => rules::run(&args),
         Command::Names(args) => names::run(&args),
+        Command::Resolve(args) => resolve::run(&args),
         Command::Drops(args) => drops::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Flows(args) => flows::run(&args),

@@ -5,6 +5,7 @@
 //! gets a line for each sample until it closes the connection.
 
 pub mod client;
+pub mod pattern;
 pub mod protocol;
 pub mod server;
 

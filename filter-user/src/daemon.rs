@@ -6,6 +6,7 @@
 
 mod absence;
 mod flows;
+mod forwarding;
 mod judge;
 mod naming;
 pub mod nics;
@@ -29,13 +30,15 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use ipnet::IpNet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, oneshot},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
 use self::{
     absence::{Absences, News},
     flows::Sweeping,
+    forwarding::Forwarding,
+    naming::Restored,
     nics::Attached,
     pace::{Pace, Reading},
     state::{Saved, StateDirectory},
@@ -44,7 +47,7 @@ use self::{
 use crate::{
     compile::{CapacityError, Compiled, CounterLedger, Edit, Host, MATCHES, compile},
     control::{
-        protocol::{Drop, ReloadRequest, Reply, Request},
+        protocol::{Drop, Flushed, ReloadRequest, Reply, Request},
         server::{Call, Server},
     },
     dns::Resolver,
@@ -87,6 +90,9 @@ pub struct Options {
 /// The answer to one look-up.
 type Lookup = BoxFuture<'static, (Fqdn, Result<Answer, LookupFailure>)>;
 
+/// A look-up that somebody asked for, and where its result is wanted.
+type Resolving = BoxFuture<'static, (Fqdn, Result<Answer, LookupFailure>, oneshot::Sender<String>)>;
+
 /// The daemon's state; one task owns it.
 #[derive(Debug)]
 struct Daemon {
@@ -118,8 +124,11 @@ struct Daemon {
     saved_ledger: Option<CounterLedger>,
     names: NameCache,
     names_writing: naming::Writing,
+    restored: Restored,
     resolver: Arc<Resolver>,
+    forwarding: Forwarding,
     lookups: FuturesUnordered<Lookup>,
+    resolving: FuturesUnordered<Resolving>,
     state: StateDirectory,
     pins: PinDirectory,
     observers: BTreeMap<u8, Instance>,
@@ -233,10 +242,12 @@ impl Daemon {
             let nics = nics::number(&loaded.policy, &pins)?;
             let clock = TickClock::open(&pins)?;
             let dns = &loaded.policy.dns;
-            let resolver = Resolver::new(&dns.upstream, dns.tls_ca.as_deref())?;
-            Ok((slots, clock, state, ledger, nics, resolver))
+            let forwarding = Forwarding::default();
+            let counters = Arc::clone(&forwarding.counters);
+            let resolver = Resolver::new(&dns.upstream, dns.tls_ca.as_deref(), counters)?;
+            Ok((slots, clock, state, ledger, nics, resolver, forwarding))
         };
-        let (slots, clock, state, ledger, nics, resolver) = match assemble() {
+        let (slots, clock, state, ledger, nics, resolver, forwarding) = match assemble() {
             Ok(assembled) => assembled,
             Err(error) => return Err((pins, error)),
         };
@@ -265,8 +276,11 @@ impl Daemon {
             saved_ledger: None,
             names: NameCache::new(Settings::from(&policy.dns), seed),
             names_writing: naming::Writing::default(),
+            restored: Restored::Nothing,
             resolver: Arc::new(resolver),
+            forwarding,
             lookups: FuturesUnordered::new(),
+            resolving: FuturesUnordered::new(),
             policy,
             state,
             pins,
@@ -277,12 +291,13 @@ impl Daemon {
         };
         daemon.names.set_own(own_prefixes(&daemon.host));
         daemon.names.set_wanted(Arc::new(Wanted::from(&daemon.policy)), Instant::now());
-        daemon.restore_names();
+        daemon.restored = daemon.restore_names();
         Ok(daemon)
     }
 
     /// Puts the policy in force and the programs on the NICs.
     async fn start(&mut self) -> Result<()> {
+        let listeners = self.forwarding.open(&self.policy)?;
         self.tags = nics::keep_tags(&self.policy, &self.nics)?;
         tell_of_tags(&self.tags);
         let adopting = self.slots.generation() > 0;
@@ -290,7 +305,9 @@ impl Daemon {
         if adopting {
             // What can fail comes before the tables change, so that a policy that can't be put on
             // all of its NICs leaves the old one as it is.
-            self.await_first_lookups().await;
+            if self.restored == Restored::Nothing {
+                self.await_first_lookups().await;
+            }
             let attached = self.attach(&self.there(&self.nics))?;
             if let Err(error) = self.replace_tables() {
                 attached.take_back(&self.pins)?;
@@ -302,6 +319,8 @@ impl Daemon {
             self.replace_tables()?;
             self.attachments = self.attach(&self.there(&self.nics))?.attachments;
         }
+        let dns = &self.policy.dns;
+        self.forwarding.serve(dns, &self.resolver, self.names.wanted(), listeners)?;
         self.remove_unused_nics()?;
         self.host_state = self.netlink.read().await?;
         for attachment in &self.attachments {
@@ -470,6 +489,11 @@ impl Daemon {
                     let changed = self.age_names();
                     self.names_changed(&changed);
                 }
+                Some(heard) = self.forwarding.inbox.recv() => self.hear(heard),
+                Some((name, answer, reply)) = self.resolving.next(), if !self.resolving.is_empty() => {
+                    // A client that went away doesn't want its answer any more.
+                    drop(reply.send(line(Ok(self.resolved(&name, answer)))));
+                }
                 Some(call) = inbox.recv() => self.answer_call(call).await,
                 result = events.read(|sample| samples.push(sample)) => {
                     result?;
@@ -602,6 +626,7 @@ impl Daemon {
         }
         tracing::info!("addresses or routes of the gateway changed");
         self.host = host;
+        self.forwarding.distrust();
         self.names.set_own(own_prefixes(&self.host));
         let result = self.replace_tables();
         self.tables_updated(result);
@@ -721,6 +746,17 @@ impl Daemon {
             Request::Status => line(self.status()),
             Request::Rules => line(self.rules()),
             Request::Names => line(Ok(self.names.report(Instant::now()))),
+            Request::Flush { pattern } => {
+                let flushed = self.flush_names(pattern.as_deref());
+                line(flushed.map(|addresses| Flushed { addresses }))
+            }
+            Request::Resolve { name } => match Fqdn::try_from(name.as_str()) {
+                Ok(name) => {
+                    self.start_resolving(name, call.reply);
+                    return;
+                }
+                Err(invalid) => line::<()>(Err(anyhow!("{name:?} can't be looked up: {invalid}"))),
+            },
             Request::Explain(question) => line(self.explain(&question)),
             Request::Flows(question) => line(self.list_flows(&question).await),
             Request::Kill(filter) => line(self.kill_flows(&filter).await),

@@ -11,6 +11,8 @@
 mod chain;
 mod count;
 mod exchange;
+pub mod forwarder;
+mod name;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -23,9 +25,9 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 
-pub use self::upstream::Health;
+pub use self::{count::Counters, upstream::Health};
 use self::{
-    count::Counters,
+    name::to_name,
     upstream::{Response, Upstream},
 };
 use crate::{
@@ -76,14 +78,6 @@ impl Resolver {
         let response = self.ask(question, family, LOOKUP_LIMIT).await?;
         read(&response, question, family)
     }
-}
-
-fn to_name(name: &Fqdn) -> Result<Name, LookupFailure> {
-    let labels = name.as_str().split('.').map(str::as_bytes);
-    let mut name = Name::from_labels(labels)
-        .map_err(|error| LookupFailure::Other(format!("the name can't be asked for: {error}")))?;
-    name.set_fqdn(true);
-    Ok(name)
 }
 
 /// What a response says about the addresses of a name.

@@ -121,6 +121,16 @@ impl Meaning {
         self.basis.book.reference(rule)
     }
 
+    /// The rules that name a name or match it, in order.
+    #[must_use]
+    pub fn rules_of(&self, name: &Fqdn) -> Vec<&RuleRef> {
+        let mut rules: Vec<RuleIndex> =
+            self.basis.names.matching(name).map(|(rule, _)| *rule).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        rules.into_iter().filter_map(|rule| self.rule(rule)).collect()
+    }
+
     /// The groups that the clients of a class are in; empty for class 0.
     #[must_use]
     pub fn class(&self, class: u32) -> Option<&BTreeSet<ClientGroup>> {

@@ -18,6 +18,16 @@ pub enum Request {
     Rules,
     /// The names and their addresses.
     Names,
+    /// Forget the addresses of names.
+    Flush {
+        /// Of which: as [`FlowFilter::name`]; `null`: of all.
+        pattern: Option<String>,
+    },
+    /// Look a name up now, and tell what would be learned.
+    Resolve {
+        /// The name.
+        name: String,
+    },
     /// Samples of dropped packets, until the client goes.
     Drops,
     /// What would happen to a packet, and why.
@@ -192,12 +202,77 @@ pub struct Status {
     /// What came of denied packets whose clients are to be told: answers by kind, and why there was
     /// none.
     pub rejected: BTreeMap<String, Count>,
+    /// The forwarder and the resolvers.
+    pub dns: DnsStatus,
     /// Samples that were left out or lost.
     pub events: EventStatus,
     /// What is accepted in the configuration and not enforced, and what happens instead.
     pub not_enforced: Vec<String>,
     /// What the configuration makes one wonder about.
     pub warnings: Vec<String>,
+}
+
+/// The answer to [`Request::Flush`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// Addresses of names that are allowed no more for these names.
+    pub addresses: usize,
+}
+
+/// The answer to [`Request::Resolve`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The name that was looked up.
+    pub name: String,
+    /// The rules that name it or match it; empty: nothing is learned for it.
+    pub rules: Vec<NamedRule>,
+    /// Why it has no address, in words.
+    pub failure: Option<String>,
+    /// Why one address family is missing, where that is a failure.
+    pub incomplete: Option<String>,
+    /// Who answered.
+    pub resolver: Option<IpAddr>,
+    /// The aliases, in order.
+    pub chain: Vec<String>,
+    /// Its addresses, in order.
+    pub addresses: Vec<ResolvedAddress>,
+}
+
+/// An address of a name that was looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Its TTL in seconds, as the resolver gave it.
+    pub ttl_s: u32,
+    /// For how many seconds it would be allowed; `null`: it would not be learned.
+    pub allowed_s: Option<u64>,
+    /// Why it would not be learned, in words.
+    pub refused: Option<String>,
+}
+
+/// The forwarder and the resolvers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// The addresses at which clients may ask.
+    pub listening: Vec<IpAddr>,
+    /// The resolvers in order of preference.
+    pub upstream: Vec<UpstreamStatus>,
+    /// What was counted since the start, by stable names.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A resolver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// As it is configured.
+    pub resolver: String,
+    /// Seconds since it last said something about a name; `null`: it never did.
+    pub answered_s_ago: Option<u64>,
+    /// Seconds since it last failed; `null`: it never did.
+    pub failed_s_ago: Option<u64>,
+    /// How it failed then.
+    pub failure: Option<String>,
 }
 
 /// An inside or outside NIC.

@@ -2,22 +2,25 @@
 //! Names: looking them up, learning them from clients' answers, ageing and saving them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Result;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::{
+    sync::oneshot,
     task::{JoinHandle, spawn_blocking},
-    time::timeout,
+    time::{sleep_until, timeout},
 };
 
-use super::{Daemon, state::Saved};
+use super::{Daemon, Lookup, replies::named_rule, state::Saved};
 use crate::{
-    names::{Answer, Changed, LookupFailure, NameState, Standing},
+    control::protocol::{Resolved, ResolvedAddress},
+    dns::Resolver,
+    names::{Answer, Changed, LookupFailure, NameCache, NameState, Standing},
     policy::Fqdn,
 };
 
@@ -37,8 +40,17 @@ pub(super) struct Writing {
     not_before: Option<Instant>,
 }
 
+/// Whether there were names to restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restored {
+    /// Those that have no address had none before.
+    Names,
+    /// Nothing is known of what was in force before.
+    Nothing,
+}
+
 impl Daemon {
-    pub(super) fn restore_names(&mut self) {
+    pub(super) fn restore_names(&mut self) -> Restored {
         let (saved, complaints) = self.state.names();
         for complaint in complaints {
             tracing::warn!("{complaint}; what is missing is looked up and learned again");
@@ -46,19 +58,23 @@ impl Daemon {
         match saved {
             Saved::Found(state) => {
                 match self.names.restore(&state, Instant::now(), SystemTime::now()) {
-                    Ok(restored) => tracing::debug!(
-                        addresses = restored.changed.added.len(),
-                        over = restored.over,
-                        unwanted = restored.unwanted,
-                        refused = restored.refused,
-                        "names were restored"
-                    ),
+                    Ok(restored) => {
+                        tracing::debug!(
+                            addresses = restored.changed.added.len(),
+                            over = restored.over,
+                            unwanted = restored.unwanted,
+                            refused = restored.refused,
+                            "names were restored"
+                        );
+                        return Restored::Names;
+                    }
                     Err(error) => tracing::warn!("{error}"),
                 }
             }
             Saved::Missing => {}
             Saved::Unusable(why) => tracing::warn!("{why}; every name is looked up again"),
         }
+        Restored::Nothing
     }
 
     /// Tables that take the place of others must not take addresses away only because their names
@@ -77,11 +93,7 @@ impl Daemon {
                 }
                 Ok(None) => return,
                 Err(_) => {
-                    tracing::warn!(
-                        "some names had no answer within {} s; nothing is allowed for them until \
-                         they have one",
-                        FIRST_LOOKUPS.as_secs()
-                    );
+                    say_that_some_are_missing();
                     return;
                 }
             }
@@ -89,21 +101,101 @@ impl Daemon {
     }
 
     fn waits_for_names(&self) -> bool {
-        let report = self.names.report(Instant::now());
-        report
-            .names
-            .iter()
-            .any(|name| name.addresses.is_empty() && name.state == NameState::Pending)
+        waits_for(&self.names)
     }
 
     pub(super) fn start_lookups(&mut self) {
         for name in self.names.due(Instant::now()) {
-            let resolver = Arc::clone(&self.resolver);
-            self.lookups.push(Box::pin(async move {
-                let answer = resolver.lookup(&name).await;
-                (name, answer)
-            }));
+            self.lookups.push(look_up(&self.resolver, name));
         }
+    }
+
+    /// Looks up what a cache for another policy waits for, within some seconds, while clients are
+    /// served by the one in force. What comes of it is put into both, and given back.
+    pub(super) async fn look_up_ahead(
+        &mut self,
+        ahead: &mut NameCache,
+        resolver: &Arc<Resolver>,
+    ) -> Vec<(Fqdn, Result<Answer, LookupFailure>)> {
+        let deadline = Instant::now() + FIRST_LOOKUPS;
+        let mut answers = Vec::new();
+        let mut lookups: FuturesUnordered<Lookup> = FuturesUnordered::new();
+        loop {
+            lookups
+                .extend(ahead.due(Instant::now()).into_iter().map(|name| look_up(resolver, name)));
+            if !waits_for(ahead) {
+                return answers;
+            }
+            let (name, answer) = tokio::select! {
+                Some(found) = lookups.next(), if !lookups.is_empty() => found,
+                // Those that ran before go on.
+                Some(found) = self.lookups.next(), if !self.lookups.is_empty() => {
+                    let changed = self.take_answer(&found.0, found.1.clone());
+                    self.names_changed(&changed);
+                    found
+                }
+                Some(heard) = self.forwarding.inbox.recv() => {
+                    self.hear(heard);
+                    continue;
+                }
+                () = sleep_until(deadline.into()) => {
+                    say_that_some_are_missing();
+                    return answers;
+                }
+            };
+            ahead.answer(&name, answer.clone(), Instant::now());
+            answers.push((name, answer));
+        }
+    }
+
+    /// Looks a name up because somebody asks what would come of it.
+    pub(super) fn start_resolving(&mut self, name: Fqdn, reply: oneshot::Sender<String>) {
+        let resolver = Arc::clone(&self.resolver);
+        self.resolving.push(Box::pin(async move {
+            let answer = resolver.lookup(&name).await;
+            (name, answer, reply)
+        }));
+    }
+
+    /// What would be learned of an answer, and what not.
+    pub(super) fn resolved(&self, name: &Fqdn, answer: Result<Answer, LookupFailure>) -> Resolved {
+        let rules = self.slots.in_force().meaning.rules_of(name);
+        let mut resolved = Resolved {
+            name: name.to_string(),
+            rules: rules.into_iter().map(named_rule).collect(),
+            failure: None,
+            incomplete: None,
+            resolver: None,
+            chain: Vec::new(),
+            addresses: Vec::new(),
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => {
+                resolved.failure = Some(failure.to_string());
+                return resolved;
+            }
+        };
+        resolved.incomplete = answer.missing.as_ref().map(ToString::to_string);
+        resolved.resolver = Some(answer.resolver);
+        resolved.chain = answer.chain.iter().map(ToString::to_string).collect();
+        let ttls: BTreeMap<IpAddr, u32> = answer.records.iter().copied().collect();
+        let now = Instant::now();
+        // What would happen is what happens to a copy.
+        let learned = self.names.clone().learn(name, answer, now);
+        resolved.addresses = ttls
+            .into_iter()
+            .map(|(address, ttl_s)| ResolvedAddress {
+                address,
+                ttl_s,
+                allowed_s: learned
+                    .held
+                    .get(&address)
+                    .map(|until| until.saturating_duration_since(now).as_secs()),
+                refused: learned.refused.get(&address).map(ToString::to_string),
+            })
+            .collect();
+        resolved
     }
 
     pub(super) fn take_answer(
@@ -205,4 +297,25 @@ impl Daemon {
             tracing::error!("{error:#}");
         }
     }
+}
+
+fn look_up(resolver: &Arc<Resolver>, name: Fqdn) -> Lookup {
+    let resolver = Arc::clone(resolver);
+    Box::pin(async move {
+        let answer = resolver.lookup(&name).await;
+        (name, answer)
+    })
+}
+
+/// Whether a name has not had its first look-up.
+fn waits_for(names: &NameCache) -> bool {
+    let report = names.report(Instant::now());
+    report.names.iter().any(|name| name.addresses.is_empty() && name.state == NameState::Pending)
+}
+
+fn say_that_some_are_missing() {
+    tracing::warn!(
+        "some names had no answer within {} s; nothing is allowed for them until they have one",
+        FIRST_LOOKUPS.as_secs()
+    );
 }

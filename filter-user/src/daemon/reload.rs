@@ -16,7 +16,7 @@ use crate::{
     control::protocol::{ReloadRequest, Reloaded},
     dns::Resolver,
     kernel::pins::NicPins,
-    names::{Settings, Wanted},
+    names::{NameCache, Settings, Wanted},
     policy::load::{Loaded, load, summed_up},
 };
 
@@ -47,24 +47,42 @@ impl Daemon {
             if dns.upstream == old.upstream && dns.tls_ca.is_none() && old.tls_ca.is_none() {
                 Arc::clone(&self.resolver)
             } else {
-                Arc::new(Resolver::new(&dns.upstream, dns.tls_ca.as_deref()).context(kept)?)
+                Arc::new(
+                    Resolver::new(
+                        &dns.upstream,
+                        dns.tls_ca.as_deref(),
+                        Arc::clone(&self.forwarding.counters),
+                    )
+                    .context(kept)?,
+                )
             };
-        let tags = nics::keep_tags(&loaded.policy, &numbered).context(kept)?;
+
+        let listeners = self.forwarding.open(&loaded.policy).context(kept)?;
 
         // New names are looked up before tables without their addresses take the place of others.
-        let mut names = self.names.clone();
-        names.set_settings(Settings::from(&loaded.policy.dns));
-        names.set_own(own_prefixes(&host));
-        names.set_wanted(Arc::new(Wanted::from(&loaded.policy)), Instant::now());
+        let wanted = Arc::new(Wanted::from(&loaded.policy));
+        let prepare = |names: &NameCache| {
+            let mut names = names.clone();
+            names.set_settings(Settings::from(&loaded.policy.dns));
+            names.set_own(own_prefixes(&host));
+            names.set_wanted(Arc::clone(&wanted), Instant::now());
+            names
+        };
+        let mut ahead = prepare(&self.names);
+        let answers = self.look_up_ahead(&mut ahead, &resolver).await;
+        let flows = self.read_flows().await.context(kept)?;
+        // What was learned meanwhile is in the cache in force.
+        let mut names = prepare(&self.names);
+        for (name, answer) in answers {
+            names.answer(&name, answer, Instant::now());
+        }
+        let tags = nics::keep_tags(&loaded.policy, &numbered).context(kept)?;
         let names = std::mem::replace(&mut self.names, names);
         let resolver = std::mem::replace(&mut self.resolver, resolver);
-        self.await_first_lookups().await;
 
         let before = (self.slots.in_force().clone(), self.host.clone());
-        let result = match self.read_flows().await {
-            Ok(flows) => self.put_policy_in_force(loaded, (numbered, host), request, &flows),
-            Err(error) => Err(error),
-        };
+        self.forwarding.distrust();
+        let result = self.put_policy_in_force(loaded, (numbered, host), request, &flows);
         let kept_flows = match result {
             Ok(kept_flows) => kept_flows,
             Err(error) => {
@@ -74,6 +92,9 @@ impl Daemon {
                 return Err(error.context(kept));
             }
         };
+        self.note_names();
+        let dns = &self.policy.dns;
+        self.forwarding.serve(dns, &self.resolver, wanted, listeners)?;
         tell_of_tags(&tags);
         self.tags = tags;
         let mut warnings = self.all_warnings();

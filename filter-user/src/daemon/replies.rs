@@ -21,10 +21,10 @@ use ipnet::IpNet;
 
 use super::{Daemon, nics::attached_mode};
 use crate::{
-    compile::{MATCHES, RuleIndex, SlotTables, Via},
+    compile::{MATCHES, RuleIndex, RuleRef, SlotTables, Via},
     control::protocol::{
-        AnswerReply, Count, Drop, EventStatus, Explanation, NamedRule, NicStatus, PolicyStatus,
-        Question, RuleStatus, Status, TableStatus, ViaReply,
+        AnswerReply, Count, DnsStatus, Drop, EventStatus, Explanation, NamedRule, NicStatus,
+        PolicyStatus, Question, RuleStatus, Status, TableStatus, UpstreamStatus, ViaReply,
     },
     kernel::{AttachedMode, Instance, Role, events::DropSample, pins::NicPins, question},
     names::NameState,
@@ -127,6 +127,7 @@ impl Daemon {
             drops,
             audited,
             rejected,
+            dns: self.dns_status(),
             events: EventStatus { skipped: loss.skipped, lost: loss.lost + self.drops_missed },
             not_enforced: self.not_enforced(),
             warnings: self.all_warnings(),
@@ -273,14 +274,7 @@ impl Daemon {
             })
             .copied();
         let named = |rules: &[RuleIndex]| -> Vec<NamedRule> {
-            rules
-                .iter()
-                .filter_map(|rule| meaning.rule(*rule))
-                .map(|rule| NamedRule {
-                    rule: rule.name.to_string(),
-                    origin: rule.origin.to_string(),
-                })
-                .collect()
+            rules.iter().filter_map(|rule| meaning.rule(*rule)).map(named_rule).collect()
         };
         let rule = first.and_then(|rule| meaning.rule(rule));
         Explanation {
@@ -304,6 +298,26 @@ impl Daemon {
                 .collect(),
             rules: named(&matched),
             listed_by: named(&listed),
+        }
+    }
+
+    fn dns_status(&self) -> DnsStatus {
+        let now = Instant::now();
+        let ago = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at).as_secs());
+        let upstream = self.resolver.upstreams().into_iter().map(|(upstream, health)| {
+            let (failed, failure) = health.last_failure.unzip();
+            UpstreamStatus {
+                resolver: upstream.to_string(),
+                answered_s_ago: ago(health.last_success),
+                failed_s_ago: ago(failed),
+                failure: failure.map(|failure| failure.to_string()),
+            }
+        });
+        let counters = self.forwarding.counters.all();
+        DnsStatus {
+            listening: self.forwarding.listening().into_iter().collect(),
+            upstream: upstream.collect(),
+            counters: counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         }
     }
 
@@ -423,4 +437,9 @@ impl std::ops::Add for Count {
             bytes: self.bytes.saturating_add(other.bytes),
         }
     }
+}
+
+/// A rule, as replies name it.
+pub(super) fn named_rule(rule: &RuleRef) -> NamedRule {
+    NamedRule { rule: rule.name.to_string(), origin: rule.origin.to_string() }
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
+use super::name::fqdn;
 use crate::policy::Fqdn;
 
 /// The longest chain of aliases. Real ones have up to 6 or so.
@@ -35,37 +36,69 @@ pub(super) enum BrokenChain {
     NotAName(String),
 }
 
+/// The way from the question through its aliases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Path<'a> {
+    /// The names that the question and its aliases have in turn, the question first.
+    pub(super) names: Vec<&'a Name>,
+    /// The aliases as the policy knows names, without the question.
+    pub(super) chain: Vec<Fqdn>,
+    /// The least TTL on the way, in seconds; `u32::MAX` without aliases.
+    pub(super) ttl: u32,
+}
+
 /// Follows the aliases from the question to its addresses of one family.
 pub(super) fn follow(
     question: &Name,
     family: RecordType,
     answers: &[Record],
 ) -> Result<Followed, BrokenChain> {
-    let mut passed = vec![question];
-    let mut chain = Vec::new();
-    let mut least = u32::MAX;
-    let mut owner = question;
-    while let Some((target, ttl)) = alias(owner, answers)? {
-        if passed.contains(&target) {
-            return Err(BrokenChain::Loop(target.to_ascii()));
-        }
-        if chain.len() == MAX_CHAIN {
-            return Err(BrokenChain::TooLong);
-        }
-        let text = target.to_ascii();
-        // hickory escapes a dot or a zero byte within a label; no escape makes a valid name.
-        let name = Fqdn::try_from(text.trim_end_matches('.'));
-        chain.push(name.map_err(|_invalid| BrokenChain::NotAName(text))?);
-        passed.push(target);
-        least = least.min(ttl);
-        owner = target;
-    }
+    let path = path(question, answers)?;
     let addresses = answers
         .iter()
-        .filter(|record| belongs(record, owner) && record.record_type() == family)
-        .filter_map(|record| Some((address(&record.data)?, least.min(plain_ttl(record.ttl)))))
+        .filter(|record| path.ends_in(record) && record.record_type() == family)
+        .filter_map(|record| Some((address(&record.data)?, path.ttl.min(plain_ttl(record.ttl)))))
         .collect();
-    Ok(Followed { addresses, chain })
+    Ok(Followed { addresses, chain: path.chain })
+}
+
+/// Follows the aliases from the question to the name that has none.
+pub(super) fn path<'a>(question: &'a Name, answers: &'a [Record]) -> Result<Path<'a>, BrokenChain> {
+    let mut path = Path::of(question);
+    let mut owner = question;
+    while let Some((target, ttl)) = alias(owner, answers)? {
+        if path.names.contains(&target) {
+            return Err(BrokenChain::Loop(target.to_ascii()));
+        }
+        if path.chain.len() == MAX_CHAIN {
+            return Err(BrokenChain::TooLong);
+        }
+        path.chain.push(fqdn(target).ok_or_else(|| BrokenChain::NotAName(target.to_ascii()))?);
+        path.names.push(target);
+        path.ttl = path.ttl.min(ttl);
+        owner = target;
+    }
+    Ok(path)
+}
+
+// === impl Path ===
+
+impl<'a> Path<'a> {
+    /// The way of a question whose aliases are not followed.
+    pub(super) fn of(question: &'a Name) -> Self {
+        Self { names: vec![question], chain: Vec::new(), ttl: u32::MAX }
+    }
+
+    /// Whether a record is of the name at the end.
+    pub(super) fn ends_in(&self, record: &Record) -> bool {
+        self.names.last().is_some_and(|end| belongs(record, end))
+    }
+
+    /// Whether a record is an alias on the way.
+    pub(super) fn passes(&self, record: &Record) -> bool {
+        let RData::CNAME(target) = &record.data else { return false };
+        self.names.array_windows().any(|[owner, next]| belongs(record, owner) && **next == target.0)
+    }
 }
 
 /// What a name is an alias of, if it is one, and for how long.
@@ -87,7 +120,7 @@ fn belongs(record: &Record, owner: &Name) -> bool {
     record.dns_class == DNSClass::IN && record.name == *owner
 }
 
-fn address(data: &RData) -> Option<IpAddr> {
+pub(super) fn address(data: &RData) -> Option<IpAddr> {
     match data {
         RData::A(address) => Some(IpAddr::V4(address.0)),
         RData::AAAA(address) => Some(IpAddr::V6(address.0)),
@@ -97,7 +130,7 @@ fn address(data: &RData) -> Option<IpAddr> {
 
 /// A TTL with the top bit set counts as 0 (RFC 2181, section 8). It has to be so before the least
 /// is taken.
-fn plain_ttl(ttl: u32) -> u32 {
+pub(super) fn plain_ttl(ttl: u32) -> u32 {
     if ttl > u32::MAX >> 1 { 0 } else { ttl }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What went wrong with questions and responses, counted.
+//! What became of questions and responses, counted.
 
 use std::{
     collections::BTreeMap,
@@ -35,11 +35,63 @@ pub(super) enum Count {
     Unreachable,
     /// No connection over TLS, or one that broke off.
     TlsFailed,
+    /// A message of a client.
+    Questions,
+    /// A question that was answered at once, by an answer that is still good.
+    CacheHits,
+    /// A question that waits for the answer to the same one.
+    Joined,
+    /// An answer that was got from upstream and given on.
+    Answered,
+    /// A question that was answered by SERVFAIL.
+    Failed,
+    /// A question for a name that no rule covers.
+    NotListed,
+    /// A question of a client that asks too many.
+    RateLimited,
+    /// A question, or a connection, beyond those that may wait.
+    TooManyQuestions,
+    /// A message of a client that is no question.
+    MalformedQuestion,
+    /// A question for what a forwarder doesn't do.
+    NotSupported,
+    /// A question that no upstream answered.
+    UpstreamFailed,
+    /// An answer whose addresses were not in force in time.
+    LearnTimeout,
+    /// An answer whose addresses could not be put in force.
+    NotInForce,
+    /// An address or alias that the question does not lead to.
+    OffChain,
+    /// An address in the authority section.
+    Authority,
+    /// An address in the additional section.
+    Additional,
+    /// Aliases that run in a circle.
+    AliasLoop,
+    /// Too many aliases in a row.
+    AliasTooLong,
+    /// Two aliases for one name.
+    AliasForked,
+    /// An alias that is no host name.
+    AliasNotAName,
+    /// A special-purpose address that no rule asks for.
+    SpecialPurpose,
+    /// An address of the gateway or of the inside network.
+    Own,
+    /// An address beyond those that a name may have.
+    NameFull,
+    /// An address of a name beyond those that its rules may have.
+    RuleFull,
+    /// An address beyond those that all names may have.
+    CacheFull,
+    /// An address of a name that no rule covers any more.
+    NotWanted,
 }
 
 /// How often each [`Count`] was seen since the start.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
+#[derive(Debug)]
+pub struct Counters {
     values: [AtomicU64; Count::ALL.len()],
 }
 
@@ -47,7 +99,7 @@ pub(super) struct Counters {
 
 impl Count {
     /// In the order of their numbers.
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 39] = [
         Self::WrongId,
         Self::WrongQuestion,
         Self::WrongCase,
@@ -61,6 +113,32 @@ impl Count {
         Self::Lame,
         Self::Unreachable,
         Self::TlsFailed,
+        Self::Questions,
+        Self::CacheHits,
+        Self::Joined,
+        Self::Answered,
+        Self::Failed,
+        Self::NotListed,
+        Self::RateLimited,
+        Self::TooManyQuestions,
+        Self::MalformedQuestion,
+        Self::NotSupported,
+        Self::UpstreamFailed,
+        Self::LearnTimeout,
+        Self::NotInForce,
+        Self::OffChain,
+        Self::Authority,
+        Self::Additional,
+        Self::AliasLoop,
+        Self::AliasTooLong,
+        Self::AliasForked,
+        Self::AliasNotAName,
+        Self::SpecialPurpose,
+        Self::Own,
+        Self::NameFull,
+        Self::RuleFull,
+        Self::CacheFull,
+        Self::NotWanted,
     ];
 
     /// The stable name.
@@ -79,11 +157,43 @@ impl Count {
             Self::Lame => "upstream-lame",
             Self::Unreachable => "upstream-unreachable",
             Self::TlsFailed => "tls-failed",
+            Self::Questions => "questions",
+            Self::CacheHits => "cache-hits",
+            Self::Joined => "joined",
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::NotListed => "not-listed",
+            Self::RateLimited => "rate-limited",
+            Self::TooManyQuestions => "too-many-questions",
+            Self::MalformedQuestion => "malformed-question",
+            Self::NotSupported => "not-supported",
+            Self::UpstreamFailed => "upstream-failed",
+            Self::LearnTimeout => "learn-timeout",
+            Self::NotInForce => "not-in-force",
+            Self::OffChain => "off-chain",
+            Self::Authority => "authority",
+            Self::Additional => "additional",
+            Self::AliasLoop => "alias-loop",
+            Self::AliasTooLong => "alias-too-long",
+            Self::AliasForked => "alias-forked",
+            Self::AliasNotAName => "alias-not-a-name",
+            Self::SpecialPurpose => "special-purpose",
+            Self::Own => "own",
+            Self::NameFull => "name-full",
+            Self::RuleFull => "rule-full",
+            Self::CacheFull => "cache-full",
+            Self::NotWanted => "not-wanted",
         }
     }
 }
 
 // === impl Counters ===
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { values: [const { AtomicU64::new(0) }; Count::ALL.len()] }
+    }
+}
 
 impl Counters {
     /// Counts one.
@@ -94,8 +204,9 @@ impl Counters {
         }
     }
 
-    /// All of them, those that are 0 too.
-    pub(super) fn all(&self) -> BTreeMap<&'static str, u64> {
+    /// All of them by their stable names, those that are 0 too.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<&'static str, u64> {
         let value =
             |(what, value): (&Count, &AtomicU64)| (what.name(), value.load(Ordering::Relaxed));
         Count::ALL.iter().zip(&self.values).map(value).collect()

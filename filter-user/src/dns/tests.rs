@@ -96,12 +96,12 @@ impl Server {
 fn plain(servers: &[SocketAddr]) -> Resolver {
     let upstream = |server: &SocketAddr| Upstream { server: *server, transport: Transport::Plain };
     let upstreams: Vec<Upstream> = servers.iter().map(upstream).collect();
-    Resolver::new(&upstreams, None).unwrap()
+    Resolver::new(&upstreams, None, Arc::default()).unwrap()
 }
 
 /// What was counted, without what was not.
 fn counted(resolver: &Resolver) -> Vec<(&'static str, u64)> {
-    resolver.counters().into_iter().filter(|(_, count)| *count > 0).collect()
+    resolver.counters.all().into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 /// A runtime as the daemon has it: one thread.

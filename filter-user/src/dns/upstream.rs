@@ -3,7 +3,7 @@
 //! answer.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -116,13 +116,16 @@ struct Times {
 impl Resolver {
     /// A resolver that asks these upstreams, in order of preference. The certificates of those
     /// over TLS are checked against the authorities in a file (PEM), or against those that the
-    /// system trusts.
+    /// system trusts. What goes wrong is counted.
     ///
     /// # Errors
     ///
     /// Authorities that can't be read, or of which there are none, where one is needed.
-    pub fn new(upstreams: &[policy::Upstream], tls_ca: Option<&Path>) -> Result<Self> {
-        let counters = Arc::default();
+    pub fn new(
+        upstreams: &[policy::Upstream],
+        tls_ca: Option<&Path>,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
         let mut settings = None;
         let upstream = |upstream: &policy::Upstream| {
             let way = match &upstream.transport {
@@ -139,12 +142,6 @@ impl Resolver {
         };
         let upstreams: Result<Vec<Upstream>> = upstreams.iter().map(upstream).collect();
         Ok(Self { upstreams: upstreams?, counters })
-    }
-
-    /// How often what went wrong, since the start; the names are stable.
-    #[must_use]
-    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
-        self.counters.all()
     }
 
     /// The upstreams and how they did, in order of preference.

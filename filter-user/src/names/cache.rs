@@ -289,6 +289,12 @@ impl NameCache {
         changed
     }
 
+    /// The names that are wanted.
+    #[must_use]
+    pub fn wanted(&self) -> Arc<Wanted> {
+        Arc::clone(&self.wanted)
+    }
+
     /// Says which prefixes are the gateway's own or of the network behind it. No name can have
     /// an address of these, and what some had is dropped.
     pub fn set_own(&mut self, prefixes: Vec<IpNet>) -> Changed {
@@ -297,12 +303,6 @@ impl NameCache {
         self.drop_inadmissible(&mut changed);
         self.forget_empty();
         changed
-    }
-
-    /// Whether any rule names this name or matches it.
-    #[must_use]
-    pub fn covers(&self, name: &Fqdn) -> bool {
-        self.wanted.covers(name)
     }
 
     /// The look-ups to start now, the longest overdue first. Each is to be followed by one

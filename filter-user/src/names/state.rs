@@ -185,7 +185,7 @@ impl NameCache {
         let mut restored = Restored::default();
         for (text, record) in &state.names {
             match Fqdn::try_from(text.as_str()) {
-                Ok(name) if self.covers(&name) => {
+                Ok(name) if self.wanted().covers(&name) => {
                     self.restore_name(&name, record, now, clock, &mut restored);
                 }
                 Ok(_) | Err(_) => restored.unwanted += record.addresses.len(),

@@ -174,8 +174,12 @@ fn one_connection_serves_all_questions() {
         let server =
             TlsServer::start(authority.certificate("dns.example.net"), |question, _| say(question))
                 .await;
-        let resolver =
-            Resolver::new(&[server.named("dns.example.net")], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(
+            &[server.named("dns.example.net")],
+            Some(&authority.file()),
+            Arc::default(),
+        )
+        .unwrap();
         for number in 0..3 {
             let answer = resolver.lookup(&name(&format!("n{number}.example.com"))).await.unwrap();
             assert_eq!(addresses(&answer), ["8.8.8.8", "2606:4700::1"]);
@@ -192,7 +196,7 @@ fn a_certificate_may_be_for_the_address() {
         let server =
             TlsServer::start(authority.certificate("127.0.0.1"), |question, _| say(question)).await;
         let upstream = server.upstream(TlsName::Address(server.address.ip()));
-        let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
         assert!(ask(&resolver, "a.example.com").await.is_ok());
     });
 }
@@ -213,8 +217,12 @@ fn fifty_questions_share_a_connection_and_are_answered_backwards() {
                 }
             })
             .await;
-        let resolver =
-            Resolver::new(&[server.named("dns.example.net")], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(
+            &[server.named("dns.example.net")],
+            Some(&authority.file()),
+            Arc::default(),
+        )
+        .unwrap();
         let names: Vec<String> = (0..50).map(|number| format!("n{number}.example.com")).collect();
         let responses = join_all(names.iter().map(|name| ask(&resolver, name))).await;
         for (name, response) in names.iter().zip(responses) {
@@ -242,7 +250,8 @@ fn who_can_not_prove_the_name_is_not_asked() {
         run(async {
             let server = TlsServer::start(identity, |_, _| panic!("a question came")).await;
             let upstream = server.named("dns.example.net");
-            let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+            let resolver =
+                Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
             let failure = ask(&resolver, "a.example.com").await.unwrap_err();
             assert!(failure.to_string().contains(expected), "{failure}");
             assert!(failure.to_string().starts_with("tls://127.0.0.1:"), "{failure}");
@@ -261,7 +270,8 @@ fn nothing_is_asked_in_plain_text() {
         for server in [udp.local_addr().unwrap(), plain.address] {
             let transport = Transport::Tls(TlsName::Name(name("dns.example.net")));
             let upstream = Upstream { server, transport };
-            let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+            let resolver =
+                Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
             assert!(ask(&resolver, "a.example.com").await.is_err());
         }
         assert_eq!(plain.asked.load(Ordering::Relaxed), 0);
@@ -285,7 +295,7 @@ fn a_connection_that_breaks_off_is_made_anew() {
             })
             .await;
         let upstream = server.named("dns.example.net");
-        let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
         assert!(ask(&resolver, "a.example.com").await.is_ok());
         assert_eq!((server.connections(), counted(&resolver)), (2, vec![]));
     });
@@ -296,7 +306,7 @@ fn a_connection_that_breaks_off_is_made_anew() {
         })
         .await;
         let upstream = server.named("dns.example.net");
-        let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
         let failure = ask(&resolver, "a.example.com").await.unwrap_err();
         assert!(failure.to_string().contains("the server closed the connection"), "{failure}");
         // Two tries, each with one connection more.
@@ -317,7 +327,7 @@ fn a_server_that_stops_answering_is_connected_to_anew() {
             })
             .await;
         let upstream = server.named("dns.example.net");
-        let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
         assert_eq!(ask(&resolver, "a.example.com").await.unwrap_err(), LookupFailure::Timeout);
         tokio::time::sleep(Duration::from_millis(1500)).await;
         assert!(ask(&resolver, "b.example.com").await.is_ok());
@@ -336,7 +346,7 @@ fn what_answers_nothing_is_passed_over() {
         })
         .await;
         let upstream = server.named("dns.example.net");
-        let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
         let response = ask(&resolver, "a.example.com").await.unwrap();
         assert_eq!(response.message.answers.len(), 1);
         assert_eq!(counted(&resolver), [("wrong-id", 2)]);
@@ -350,7 +360,7 @@ fn what_answers_nothing_is_passed_over() {
         })
         .await;
         let upstream = server.named("dns.example.net");
-        let resolver = Resolver::new(&[upstream], Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(&[upstream], Some(&authority.file()), Arc::default()).unwrap();
         let failure = ask(&resolver, "a.example.com").await.unwrap_err();
         assert!(failure.to_string().contains("it answers another question"), "{failure}");
         assert_eq!(counted(&resolver), [("wrong-question", 2)]);
@@ -368,7 +378,7 @@ fn failover_between_servers_over_tls() {
             TlsServer::start(authority.certificate("b.example.net"), |question, _| say(question))
                 .await;
         let upstreams = [wrong.named("a.example.net"), right.named("b.example.net")];
-        let resolver = Resolver::new(&upstreams, Some(&authority.file())).unwrap();
+        let resolver = Resolver::new(&upstreams, Some(&authority.file()), Arc::default()).unwrap();
         for number in 0..10 {
             assert!(ask(&resolver, &format!("n{number}.example.com")).await.is_ok());
         }
@@ -385,7 +395,7 @@ fn authorities_that_can_not_be_read_are_errors() {
     };
     let write = |text: &str| fs::write(folder.path().join("ca.pem"), text).unwrap();
     let error = |upstreams: &[Upstream]| {
-        let result = Resolver::new(upstreams, Some(&folder.path().join("ca.pem")));
+        let result = Resolver::new(upstreams, Some(&folder.path().join("ca.pem")), Arc::default());
         result.err().map(|error| format!("{error:#}")).unwrap_or_default()
     };
     let missing = error(std::slice::from_ref(&upstream));

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What of an upstream's response a client may get.
+
+use std::time::Duration;
+
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{
+            SVCB,
+            svcb::{Mandatory, SvcParamKey, SvcParamValue},
+        },
+    },
+};
+
+use super::super::{
+    chain::{self, BrokenChain},
+    count::{Count, Counters},
+    upstream::Response,
+};
+use crate::names::Answer;
+
+/// The longest time for which "there is none" is kept (RFC 2308, section 5, lets it be hours, which
+/// is long for who has just added a name).
+const LONGEST_DENIAL: u32 = 300;
+
+/// A response in the making.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Draft {
+    /// NOERROR or NXDOMAIN.
+    pub(super) code: ResponseCode,
+    /// The aliases in order, then the records that were asked for.
+    pub(super) answers: Vec<Record>,
+    /// The SOA record of a denial.
+    pub(super) authorities: Vec<Record>,
+    /// The addresses among the answers, which have to be learned first.
+    pub(super) addresses: Answer,
+    /// For how long it holds, in seconds.
+    pub(super) ttl: u32,
+}
+
+// === impl Draft ===
+
+impl Draft {
+    /// Takes what the question leads to, and nothing else. What is left out is counted.
+    pub(super) fn new(
+        question: &Name,
+        kind: RecordType,
+        response: &Response,
+        max_ttl: Duration,
+        counters: &Counters,
+    ) -> Result<Self, BrokenChain> {
+        let Response { message, resolver } = response;
+        let most = u32::try_from(max_ttl.as_secs()).unwrap_or(u32::MAX);
+        let path = match kind {
+            RecordType::CNAME => chain::Path::of(question),
+            _ => chain::path(question, &message.answers)?,
+        };
+        let take = |record: &Record| {
+            let mut record = record.clone();
+            record.name = record.name.to_lowercase();
+            record.ttl = chain::plain_ttl(record.ttl).min(most);
+            withhold_hints(&mut record.data)?;
+            Some(record)
+        };
+        let mut answers: Vec<Record> = Vec::new();
+        for record in message.answers.iter().filter(|record| path.passes(record)) {
+            // A server may say it twice.
+            if answers.iter().all(|known| known.name != record.name) {
+                answers.extend(take(record));
+            }
+        }
+        let place = |record: &Record| path.names.iter().position(|name| **name == record.name);
+        answers.sort_by_key(place);
+        let asked = |record: &&Record| path.ends_in(record) && record.record_type() == kind;
+        answers.extend(message.answers.iter().filter(asked).filter_map(take));
+
+        let is_off = |record: &&Record| {
+            let record_kind = record.record_type();
+            (is_address(record_kind) || record_kind == RecordType::CNAME)
+                && !path.ends_in(record)
+                && !path.passes(record)
+        };
+        let count = |what, times| (0..times).for_each(|_| counters.add(what));
+        count(Count::OffChain, message.answers.iter().filter(is_off).count());
+        let addresses = |records: &[Record]| {
+            records.iter().filter(|record| is_address(record.record_type())).count()
+        };
+        count(Count::Authority, addresses(&message.authorities));
+        count(Count::Additional, addresses(&message.additionals));
+
+        let records = answers.iter().filter(|record| is_address(record.record_type()));
+        let records = records
+            .filter_map(|record| Some((chain::address(&record.data)?, path.ttl.min(record.ttl))));
+        let addresses = Answer {
+            records: records.collect(),
+            chain: path.chain.clone(),
+            resolver: *resolver,
+            missing: None,
+        };
+        let code = match message.metadata.response_code {
+            ResponseCode::NXDomain => ResponseCode::NXDomain,
+            _ => ResponseCode::NoError,
+        };
+        let is_denial =
+            code == ResponseCode::NXDomain || answers.iter().all(|record| path.passes(record));
+        let mut draft = Self { code, answers, authorities: Vec::new(), addresses, ttl: 0 };
+        let aliases = draft.answers.iter().map(|record| record.ttl).min();
+        draft.ttl = if is_denial {
+            let end = path.names.last().copied().unwrap_or(question);
+            let denial = message.authorities.iter().find_map(|record| denial(record, end));
+            match denial {
+                Some((soa, ttl)) => {
+                    draft.authorities.push(soa);
+                    aliases.unwrap_or(u32::MAX).min(ttl).min(most)
+                }
+                None => 0,
+            }
+        } else {
+            aliases.unwrap_or(0)
+        };
+        Ok(draft)
+    }
+}
+
+/// The SOA record that says for how long there is no such name or record, and that time
+/// (RFC 2308, section 5).
+fn denial(record: &Record, name: &Name) -> Option<(Record, u32)> {
+    let RData::SOA(soa) = &record.data else { return None };
+    if !record.name.zone_of(name) {
+        return None;
+    }
+    let ttl = chain::plain_ttl(record.ttl).min(soa.minimum).min(LONGEST_DENIAL);
+    let mut record = record.clone();
+    record.name = record.name.to_lowercase();
+    record.ttl = ttl;
+    Some((record, ttl))
+}
+
+fn is_address(kind: RecordType) -> bool {
+    matches!(kind, RecordType::A | RecordType::AAAA)
+}
+
+/// Takes the address hints out of a service binding (RFC 9460, section 7.3): they stand beside the
+/// chain and for another name, so that they are not learned, and a client that used one would be
+/// rejected. `None` where the record would mean nothing without them.
+fn withhold_hints(data: &mut RData) -> Option<()> {
+    let (RData::SVCB(binding) | RData::HTTPS(hickory_proto::rr::rdata::HTTPS(binding))) = data
+    else {
+        return Some(());
+    };
+    let is_hint = |key: &SvcParamKey| matches!(key, SvcParamKey::Ipv4Hint | SvcParamKey::Ipv6Hint);
+    let SVCB { svc_params, .. } = binding;
+    let needs_hints = svc_params.iter().any(|(_, value)| match value {
+        SvcParamValue::Mandatory(Mandatory(keys)) => keys.iter().any(is_hint),
+        _ => false,
+    });
+    if needs_hints {
+        return None;
+    }
+    svc_params.retain(|(key, _)| !is_hint(key));
+    Some(())
+}
