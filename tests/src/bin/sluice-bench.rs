@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements: `sluice-bench kill [TIMES]`, `sluice-bench swap [TIMES]` and
-//! `sluice-bench judge [POLICIES [PACKETS [SEED]]]`, which need root, and `sluice-bench import
-//! [ROUNDS]`. All need a `sluice` built next to it.
+//! Measurements: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `first-packet [NAMES]` and
+//! `judge [POLICIES [PACKETS [SEED]]]`, which need root, and `import [ROUNDS]`. All need a `sluice`
+//! built next to it.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use sluice_lab::{
+    first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
     survival, swap,
@@ -27,6 +28,11 @@ const SWAPS: u32 = 500;
 
 /// How often a file is imported unless the command line says otherwise.
 const ROUNDS: u32 = 7;
+
+/// How many names are resolved and reached in each run, unless the command line says otherwise,
+/// and how many where each is lost.
+const NAMES: u32 = 10_000;
+const LOST_NAMES: u32 = 1_000;
 
 /// How many policies nftables judges, with how many packets each, from which seed on, unless the
 /// command line says otherwise.
@@ -44,13 +50,17 @@ fn main() -> ExitCode {
         ["kill", times] => times.parse().context("TIMES is no number").and_then(kill),
         ["swap"] => swap(SWAPS),
         ["swap", times] => times.parse().context("TIMES is no number").and_then(swap),
+        ["first-packet"] => first_packet(NAMES),
+        ["first-packet", names] => {
+            names.parse().context("NAMES is no number").and_then(first_packet)
+        }
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
-                "usage: sluice-bench kill [TIMES] | swap [TIMES] | import [ROUNDS] | \
-                 judge [POLICIES [PACKETS [SEED]]]"
+                "usage: sluice-bench kill [TIMES] | swap [TIMES] | first-packet [NAMES] | \
+                 import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]]"
             );
             return ExitCode::from(2);
         }
@@ -77,6 +87,46 @@ fn swap(times: u32) -> Result<()> {
     let swaps = swap::swap_repeatedly(times)?;
     println!("{swaps}");
     swaps.check().context("a swap opened or closed something")
+}
+
+/// Each kind of run by one thread and by four, then one without learning, in which each name must
+/// be lost. Every run ends in a line of the same form.
+fn first_packet(names: u32) -> Result<()> {
+    let calm = Circumstances::CALM;
+    let late = Duration::from_millis(20);
+    let (load, reload) = (Load::Busy(2), Reload::HalfWay);
+    let runs = [
+        calm,
+        Circumstances { nat: Nat::Masquerade, ..calm },
+        Circumstances { delay: late, ..calm },
+        Circumstances { load, ..calm },
+        Circumstances { reload, ..calm },
+        Circumstances { nat: Nat::Masquerade, delay: late, load, reload },
+    ];
+    let mut failed = 0;
+    for circumstances in runs {
+        let stage = Stage::new(circumstances.nat)?;
+        for threads in [1, 4] {
+            let report = stage.run(Learning::On, threads, names, &circumstances)?;
+            let took = report.took.as_secs_f64();
+            println!("{circumstances}; clients: {threads}; {took:.1} s");
+            if let Err(error) = report.check() {
+                println!("FAILED: {error:#}");
+                failed += 1;
+            }
+            println!("{report}");
+        }
+    }
+    let stage = Stage::new(Nat::Off)?;
+    let lost = names.min(LOST_NAMES);
+    println!("the control, without learning, in which each must be lost");
+    let control = stage.run(Learning::Off, 1, lost, &calm)?;
+    println!("{control}");
+    control.check_control()?;
+    if failed > 0 {
+        bail!("first packets were lost in {failed} runs");
+    }
+    Ok(())
 }
 
 fn import(rounds: u32) -> Result<()> {

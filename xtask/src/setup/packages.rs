@@ -35,6 +35,8 @@ rows! {
     Lab, look, "ethtool", "ethtool", "switches offloads of the lab's NICs off, so that frames are whole";
     Lab, look, "unbound", "unbound", "a real resolver and authoritative server for the lab";
     Lab, look, "dnsmasq-base", "dnsmasq", "a second DNS server, so that none is tested by its habits alone";
+    Lab, look, "bind9-dnsutils", "dig", "a client of other people's making for the forwarder";
+    Lab, look, "openssl", "openssl", "the lab's own authority, for a resolver over TLS";
     Lab, look, "nftables", "nft", "the gateway's source NAT in the lab";
     Lab, look, "tcpdump", "tcpdump", "captures answers to denied packets, and checks them by rules of its own";
     Lab, look, "iperf3", "iperf3", "transfers at full speed through the lab's gateway";
