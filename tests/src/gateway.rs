@@ -274,6 +274,12 @@ impl<'lab> Gateway<'lab> {
         answer(&mut command)?.success()
     }
 
+    /// The daemon's PID, if it was started.
+    #[must_use]
+    pub fn daemon_id(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Process::id)
+    }
+
     /// Kills the daemon (SIGKILL) and waits for its end. Enforcement goes on.
     pub fn kill(&mut self) {
         self.daemon = None;

@@ -13,6 +13,7 @@ pub mod captures;
 pub mod cases;
 pub mod cleanup;
 pub mod demo;
+pub mod dns_bench;
 pub mod dns_server;
 pub mod first_packet;
 pub mod frames;

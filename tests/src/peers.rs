@@ -145,6 +145,12 @@ impl Peer {
         Ok(peer)
     }
 
+    /// Its PID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {

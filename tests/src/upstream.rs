@@ -212,12 +212,8 @@ impl Shared {
     fn serve_udp(&self, sockets: &Sockets) {
         let mut buffer = vec![0; 65_536];
         while !self.stopped() {
-            let (length, from) = match sockets.asked.recv_from(&mut buffer) {
-                Ok(received) => received,
-                Err(error) if is_silence(error.kind()) => continue,
-                // What ICMP says of an earlier answer is no error of this socket.
-                Err(_) => continue,
-            };
+            // What fails is silence, or what ICMP says of an earlier answer.
+            let Ok((length, from)) = sockets.asked.recv_from(&mut buffer) else { continue };
             let message = buffer.get(..length).unwrap_or_default();
             for Delivery { bytes, after, sender } in self.answer(message, from, Transport::Udp) {
                 let socket = match sender {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `first-packet [NAMES]` and
-//! `judge [POLICIES [PACKETS [SEED]]]`, which need root, and `import [ROUNDS]`. All need a `sluice`
-//! built next to it.
+//! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `first-packet [NAMES]`,
+//! `dns [ROUNDS]` (which also needs dnsperf) and `judge [POLICIES [PACKETS [SEED]]]`; `import [ROUNDS]`
+//! doesn't. All need a `sluice` built next to it.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use sluice_lab::{
+    dns_bench::{self, Names},
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
@@ -33,6 +34,12 @@ const ROUNDS: u32 = 7;
 /// and how many where each is lost.
 const NAMES: u32 = 10_000;
 const LOST_NAMES: u32 = 1_000;
+
+/// How often each resolver has its turn, unless the command line says otherwise.
+const DNS_ROUNDS: u32 = 9;
+
+/// What the forwarder's median may be in terms of dnsmasq's.
+const DNS_LATENCY: f64 = 1.3;
 
 /// How many policies nftables judges, with how many packets each, from which seed on, unless the
 /// command line says otherwise.
@@ -54,13 +61,15 @@ fn main() -> ExitCode {
         ["first-packet", names] => {
             names.parse().context("NAMES is no number").and_then(first_packet)
         }
+        ["dns"] => dns(DNS_ROUNDS),
+        ["dns", rounds] => rounds.parse().context("ROUNDS is no number").and_then(dns),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
                 "usage: sluice-bench kill [TIMES] | swap [TIMES] | first-packet [NAMES] | \
-                 import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]]"
+                 dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]]"
             );
             return ExitCode::from(2);
         }
@@ -125,6 +134,21 @@ fn first_packet(names: u32) -> Result<()> {
     control.check_control()?;
     if failed > 0 {
         bail!("first packets were lost in {failed} runs");
+    }
+    Ok(())
+}
+
+fn dns(rounds: u32) -> Result<()> {
+    let measured = dns_bench::measure(rounds.max(1))?;
+    print!("{measured}");
+    for names in [Names::New, Names::Known] {
+        let latency = measured.latency_ratio(names).context("no latency")?;
+        let throughput = measured.throughput_ratio(names).context("no throughput")?;
+        if latency > DNS_LATENCY || throughput < 1.0 {
+            println!(
+                "{names}: the goals are p50 at most {DNS_LATENCY} times dnsmasq's, and as many questions a second"
+            );
+        }
     }
     Ok(())
 }
