@@ -17,6 +17,7 @@ mod name;
 mod tests;
 mod tls;
 mod upstream;
+mod wire;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

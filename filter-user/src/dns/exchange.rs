@@ -16,7 +16,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::count::{Count, Counters};
+use super::{
+    count::{Count, Counters},
+    wire,
+};
 
 /// What we say that we take over UDP: it passes every path without fragments.
 const UDP_PAYLOAD: u16 = 1232;
@@ -195,11 +198,11 @@ fn read(message: &[u8], question: &Question, counters: &Counters) -> Read {
         counters.add(Count::WrongQuestion);
         return Read::Stray;
     }
-    let parsed = match Message::from_vec(message) {
+    let parsed = match wire::parse(message) {
         Ok(parsed) => Box::new(parsed),
-        Err(error) => {
+        Err(why) => {
             counters.add(Count::Unreadable);
-            return Read::Unreadable(error.to_string());
+            return Read::Unreadable(why);
         }
     };
     match comparison {

@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf};
 
 use futures_util::future::join_all;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -50,25 +50,31 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Identity::new(certificate.der().clone(), &key)
+        Identity::new(&certificate, &key)
     }
 }
 
 struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
+    /// Key and certificate as text.
+    pem: (String, String),
 }
 
 impl Identity {
-    fn new(certificate: CertificateDer<'static>, key: &KeyPair) -> Self {
-        Self { certificate, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
+    fn new(certificate: &Certificate, key: &KeyPair) -> Self {
+        Self {
+            certificate: certificate.der().clone(),
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            pem: (key.serialize_pem(), certificate.pem()),
+        }
     }
 
     fn self_signed(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        Self::new(certificate.der().clone(), &key)
+        Self::new(&certificate, &key)
     }
 }
 
@@ -412,4 +418,91 @@ fn authorities_that_can_not_be_read_are_errors() {
     assert!(no_pem.contains("ca.pem can't be read as PEM"), "{no_pem}");
     // Where nobody is asked over TLS, nobody needs them.
     assert_eq!(error(&[Upstream { transport: Transport::Plain, ..upstream }]), "");
+}
+
+/// unbound as a child; it ends with the test.
+struct Unbound {
+    child: Child,
+    address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Unbound {
+    /// None if there is no unbound.
+    fn start(identity: &Identity) -> Option<Self> {
+        let directory = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::env::split_paths(&directory).chain(["/usr/sbin".into()]);
+        let program = paths.map(|path| path.join("unbound")).find(|path| path.is_file())?;
+        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (key, pem) = &identity.pem;
+        fs::write(path("key.pem"), key).unwrap();
+        fs::write(path("server.pem"), pem).unwrap();
+        let port = address.port();
+        let configuration = format!(
+            "server:\n interface: 127.0.0.1@{port}\n tls-port: {port}\n tls-service-key: {key:?}\n \
+             tls-service-pem: {pem:?}\n chroot: \"\"\n username: \"\"\n pidfile: \"\"\n \
+             directory: {folder:?}\n do-daemonize: no\n use-syslog: no\n num-threads: 1\n \
+             module-config: \"iterator\"\n local-zone: \"example.com.\" static\n \
+             local-data: \"www.example.com. 77 IN A 8.8.8.8\"\n \
+             local-data: \"www.example.com. 77 IN AAAA 2606:4700::1\"\n\
+             remote-control:\n control-enable: no\n",
+            key = path("key.pem"),
+            pem = path("server.pem"),
+            folder = folder.path(),
+        );
+        fs::write(path("unbound.conf"), configuration).unwrap();
+        let child = Command::new(program)
+            .args(["-d", "-p", "-c", &path("unbound.conf")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self { child, address, _folder: folder })
+    }
+}
+
+impl Drop for Unbound {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nothing to do about that here.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn a_real_server_is_understood_over_tls() {
+    let authority = Authority::new();
+    let Some(server) = Unbound::start(&authority.certificate("dns.example.net")) else {
+        println!("skipped: unbound: not installed (Debian: apt-get install unbound)");
+        return;
+    };
+    run(async {
+        let upstream = |text: &str| Upstream {
+            server: server.address,
+            transport: Transport::Tls(TlsName::Name(name(text))),
+        };
+        let made = |text: &str| Resolver::new(&[upstream(text)], Some(&authority.file())).unwrap();
+        let mut answer = Err(LookupFailure::Timeout);
+        for _ in 0..100 {
+            answer = made("dns.example.net").lookup(&name("www.example.com")).await;
+            if answer.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let expected = [(address("8.8.8.8"), 77), (address("2606:4700::1"), 77)];
+        assert_eq!(answer.unwrap().records, expected);
+        let resolver = made("dns.example.net");
+        let names: Vec<Fqdn> = (0..100).map(|i| name(&format!("n{i}.example.com"))).collect();
+        let answers = join_all(names.iter().map(|name| resolver.lookup(name))).await;
+        assert!(answers.iter().all(|answer| *answer == Err(LookupFailure::NxDomain)));
+        assert_eq!(counted(&resolver), []);
+        let failure = made("dns.example.org").lookup(&name("www.example.com")).await.unwrap_err();
+        assert!(failure.to_string().contains("for another name"), "{failure}");
+    });
 }
