@@ -25,6 +25,7 @@ pub mod import_bench;
 pub mod import_invariants;
 pub mod invariants;
 pub mod judge;
+pub mod learn_bench;
 pub mod listener;
 pub mod model;
 pub mod netns;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `first-packet [NAMES]`,
-//! `dns [ROUNDS]` (which also needs dnsperf) and `judge [POLICIES [PACKETS [SEED]]]`; `import [ROUNDS]`
-//! doesn't. All need a `sluice` built next to it.
+//! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `learn`,
+//! `first-packet [NAMES]`, `dns [ROUNDS]` (which also needs dnsperf) and
+//! `judge [POLICIES [PACKETS [SEED]]]`; `import [ROUNDS]` doesn't. All but `learn` need a `sluice`
+//! built next to it.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,7 @@ use sluice_lab::{
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
-    survival, swap,
+    learn_bench, survival, swap,
 };
 
 /// How often the daemon is killed unless the command line says otherwise.
@@ -45,6 +46,13 @@ const DNS_LATENCY: f64 = 1.3;
 /// command line says otherwise.
 const JUDGED: (u32, u16, u64) = (200, 200, 1);
 
+/// How many addresses are known before others are learned, and how many those are.
+const KNOWN: [u32; 3] = [0, 10_000, 100_000];
+const LEARNED: u32 = 10_000;
+
+/// What a learned address may take in the middle.
+const LEARN_TIME: Duration = Duration::from_micros(100);
+
 /// What an import of a large file may take.
 const IMPORT_TIME: Duration = Duration::from_secs(2);
 const IMPORT_KIB: i64 = 200 << 10;
@@ -63,12 +71,13 @@ fn main() -> ExitCode {
         }
         ["dns"] => dns(DNS_ROUNDS),
         ["dns", rounds] => rounds.parse().context("ROUNDS is no number").and_then(dns),
+        ["learn"] => learn(),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
-                "usage: sluice-bench kill [TIMES] | swap [TIMES] | first-packet [NAMES] | \
+                "usage: sluice-bench kill [TIMES] | swap [TIMES] | learn | first-packet [NAMES] | \
                  dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]]"
             );
             return ExitCode::from(2);
@@ -149,6 +158,19 @@ fn dns(rounds: u32) -> Result<()> {
                 "{names}: the goals are p50 at most {DNS_LATENCY} times dnsmasq's, and as many questions a second"
             );
         }
+    }
+    Ok(())
+}
+
+fn learn() -> Result<()> {
+    let mut slow = 0;
+    for known in KNOWN {
+        let measured = learn_bench::measure(known, LEARNED)?;
+        println!("{measured}");
+        slow += usize::from(measured.kernel.median > LEARN_TIME);
+    }
+    if slow > 0 {
+        bail!("a learned address takes more than {LEARN_TIME:?}");
     }
     Ok(())
 }
