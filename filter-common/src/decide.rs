@@ -18,6 +18,9 @@ use crate::{
 /// all fragments of a packet (net.ipv4.ipfrag_time).
 const FRAGMENT_SECONDS: u64 = 30;
 
+/// RFC 1035, section 4.2.
+const DNS_PORT: u16 = 53;
+
 /// A verdict, and what was looked up on the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -133,7 +136,16 @@ fn inside<F: Frame + ?Sized, T: Tables>(
         let Workspace { headers, quoted, .. } = &mut *workspace;
         read_quoted(frame, headers, quoted)?;
     }
-    match policy(tables, workspace, payload, grant, class) {
+    let settings = tables.settings();
+    let to_forwarder = settings.flags & SlotSettings::INTERCEPT != 0
+        && !grant.is_own()
+        && is_question(&workspace.headers, payload);
+    let judged = if to_forwarder {
+        Ok(intercept(settings, &workspace.headers)?)
+    } else {
+        policy(tables, workspace, payload, grant, class)
+    };
+    match judged {
         Ok(verdict) => {
             // Only what a rule lets pass: whoever may not go there can't keep an address alive.
             // Most packets find the mark set and pay for no more than this test; the first one
@@ -145,13 +157,35 @@ fn inside<F: Frame + ?Sized, T: Tables>(
             {
                 tables.mark_used(&workspace.headers.destination);
             }
-            if grant.is_own() && tables.settings().flags & SlotSettings::FOLLOW != 0 {
+            // Who is led to the forwarder asks the gateway, too: its answer leaves with the address of
+            // the resolver that the client meant.
+            if (grant.is_own() || to_forwarder) && settings.flags & SlotSettings::FOLLOW != 0 {
                 asked(frame, tables, workspace, payload)?;
             }
             Ok(verdict)
         }
         Err(reason) => of_flow(frame, tables, workspace, payload, reason),
     }
+}
+
+/// Whether a packet goes to the port of DNS, wherever it goes.
+#[inline(always)]
+pub(crate) fn is_question(headers: &Headers, payload: Payload) -> bool {
+    matches!(payload, Payload::Tcp | Payload::Udp) && headers.destination_port == DNS_PORT
+}
+
+/// A question to another resolver passes here to be redirected by the kernel, before any rule is
+/// asked: one that allows the other resolver would open the way past the forwarder.
+#[inline(always)]
+fn intercept(settings: SlotSettings, headers: &Headers) -> Result<Verdict, DropReason> {
+    let forwarder = match headers.ip_version {
+        4 => SlotSettings::FORWARDER_V4,
+        _ => SlotSettings::FORWARDER_V6,
+    };
+    if settings.flags & forwarder == 0 {
+        return Err(DropReason::DnsNotIntercepted);
+    }
+    Ok(Verdict::Pass(PassReason::DnsIntercepted))
 }
 
 /// Notes what a client asks the gateway itself, unless that answers the gateway's own question.
@@ -382,7 +416,10 @@ pub(crate) fn read_quoted<F: Frame + ?Sized>(
 
 /// A later fragment goes the way of its first.
 #[inline(always)]
-fn later_fragment<T: Tables>(tables: &T, workspace: &mut Workspace) -> Result<Verdict, DropReason> {
+pub(crate) fn later_fragment<T: Tables>(
+    tables: &T,
+    workspace: &mut Workspace,
+) -> Result<Verdict, DropReason> {
     let Workspace { headers, fragment, .. } = workspace;
     fragment.set(headers, tables.nic());
     match tables.first_fragment(fragment) {
@@ -395,7 +432,7 @@ fn later_fragment<T: Tables>(tables: &T, workspace: &mut Workspace) -> Result<Ve
 
 /// Remembers a first fragment that passes.
 #[inline(always)]
-fn remember<T: Tables>(tables: &T, workspace: &mut Workspace) {
+pub(crate) fn remember<T: Tables>(tables: &T, workspace: &mut Workspace) {
     let Workspace { headers, fragment, .. } = workspace;
     if headers.fragment == Fragment::First {
         fragment.set(headers, tables.nic());

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 //! What leaves by a NIC: it opens flows, so that their replies are known. Policy has judged
-//! forwarded packets where they came in; the gateway's own are not filtered.
+//! forwarded packets where they came in; the gateway's own are not filtered. Only questions that the
+//! kernel should have redirected to the forwarder are stopped here.
 
 use crate::{
+    decide::{is_question, later_fragment, remember},
     flow::{self, Flow as _, FlowState, Load, Origin, Way, Workspace, tcp},
     frame::Frame,
     parse::{Headers, Payload, parse, protocol},
     tables::{Role, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::FlowRecord,
+    wire::{FlowRecord, SlotSettings},
 };
 
 /// The side of a NIC.
@@ -48,7 +50,7 @@ pub fn egress<F: Frame + ?Sized, T: Tables>(
     let origin = match (side, ingress) {
         (_, Ingress::Own) => Origin::Gateway,
         (_, Ingress::Inside) | (Side::Inside, Ingress::Foreign) => Origin::Inside,
-        // Its flow was opened where it came in.
+        // Its flow was opened where it came in; no client asked for it.
         (Side::Inside, Ingress::Outside) => return Verdict::Pass(PassReason::Forwarded),
         (Side::Outside, Ingress::Outside | Ingress::Foreign) => {
             return Verdict::Drop(DropReason::NotFromInside);
@@ -60,10 +62,23 @@ pub fn egress<F: Frame + ?Sized, T: Tables>(
     } else {
         Origin::Inside
     };
-    if tables.role() == Role::Enforcing
-        && let Ok(payload) = parse(frame, &mut workspace.headers)
-    {
-        follow(frame, tables, workspace, payload, origin, segments);
+    let parsed = parse(frame, &mut workspace.headers);
+    // Asked only here, for the same reason.
+    let intercepting =
+        origin != Origin::Gateway && tables.settings().flags & SlotSettings::INTERCEPT != 0;
+    match parsed {
+        Ok(payload) => {
+            let payload = payload.forget(frame);
+            if intercepting && let Err(reason) = guard(tables, workspace, payload) {
+                return Verdict::Drop(reason);
+            }
+            if tables.role() == Role::Enforcing {
+                follow(frame, tables, workspace, payload, origin, segments);
+            }
+        }
+        // It was read where it came in; what can't be read here may be a question.
+        Err(reason) if intercepting => return Verdict::Drop(reason),
+        Err(_) => {}
     }
     Verdict::Pass(match origin {
         Origin::Gateway => PassReason::Own,
@@ -71,6 +86,24 @@ pub fn egress<F: Frame + ?Sized, T: Tables>(
             PassReason::Forwarded
         }
     })
+}
+
+/// Lets no question leave that the redirection should have caught, and nothing of one: the kernel
+/// cuts packets that are too long for the NIC, so that later fragments need a first that left.
+#[inline(always)]
+fn guard<T: Tables>(
+    tables: &T,
+    workspace: &mut Workspace,
+    payload: Payload,
+) -> Result<(), DropReason> {
+    if payload == Payload::Later {
+        return later_fragment(tables, workspace).map(|_passes| ());
+    }
+    if is_question(&workspace.headers, payload) {
+        return Err(DropReason::DnsNotIntercepted);
+    }
+    remember(tables, workspace);
+    Ok(())
 }
 
 #[inline(always)]

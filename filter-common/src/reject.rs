@@ -190,6 +190,7 @@ const fn is_denial(reason: DropReason) -> bool {
         | DropReason::PortNotAllowed
         | DropReason::SourceNotAllowed
         | DropReason::ProtocolNotAllowed
+        | DropReason::DnsNotIntercepted
         // Whoever changed the policy or cut the flow meant it to end, and this end of it is told at
         // once, as the other is by default deny.
         | DropReason::FlowCut => true,
@@ -490,6 +491,7 @@ mod tests {
             DropReason::SourceNotAllowed,
             DropReason::ProtocolNotAllowed,
             DropReason::FlowCut,
+            DropReason::DnsNotIntercepted,
         ]));
     }
 

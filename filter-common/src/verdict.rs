@@ -78,6 +78,7 @@ reasons! {
     KeptFlow = 19, "kept-flow", "A flow that the policy no longer allows, kept by on_change = \"keep\".";
     Forwarded = 20, "forwarded", "It leaves through this NIC, and passed the NIC by which it came in.";
     Own = 21, "own", "A packet of the gateway itself leaves through this NIC.";
+    DnsIntercepted = 22, "dns-intercepted", "A question to another resolver, which is led to the forwarder.";
 }
 
 reasons! {
@@ -115,6 +116,7 @@ reasons! {
     TcpState = 93, "tcp-state", "A TCP segment that does not fit the state of its flow.";
     FlowCut = 94, "flow-cut", "Of a flow that was cut, by a change of the policy or by `sluice flows kill`.";
     NotFromInside = 95, "not-from-inside", "Forwarded out of an outside NIC, but not from an inside NIC.";
+    DnsNotIntercepted = 96, "dns-not-intercepted", "A question to another resolver that should be led to the forwarder and can't be: the forwarder has no address of this family, or the redirection is not in force.";
 }
 
 reasons! {

@@ -97,7 +97,9 @@ pub struct SlotSettings {
     pub port_classes: u32,
     /// [`SlotSettings::ENFORCE`] or [`SlotSettings::AUDIT`].
     pub mode: u32,
-    /// The sum of [`SlotSettings::FOLLOW`], [`SlotSettings::KEEP`] and [`SlotSettings::REJECT`].
+    /// The sum of those that hold: [`SlotSettings::FOLLOW`], [`SlotSettings::KEEP`],
+    /// [`SlotSettings::REJECT`], [`SlotSettings::INTERCEPT`], [`SlotSettings::FORWARDER_V4`] and
+    /// [`SlotSettings::FORWARDER_V6`].
     pub flags: u32,
 }
 
@@ -113,6 +115,12 @@ impl SlotSettings {
     pub const KEEP: u32 = 2;
     /// Denied clients are told.
     pub const REJECT: u32 = 4;
+    /// Clients' questions to other resolvers are led to the forwarder, and none is forwarded.
+    pub const INTERCEPT: u32 = 8;
+    /// The forwarder has an IPv4 address.
+    pub const FORWARDER_V4: u32 = 16;
+    /// The forwarder has an IPv6 address.
+    pub const FORWARDER_V6: u32 = 32;
 }
 
 const _: () = assert!(size_of::<SlotSettings>() == 16 && align_of::<SlotSettings>() == 4);

@@ -34,6 +34,7 @@ mod uses;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -64,7 +65,7 @@ pub use self::{
 };
 use crate::{
     names::Snapshot,
-    policy::{DenyAction, Mode, OnChange, Policy},
+    policy::{DenyAction, Interception, Mode, OnChange, Policy},
 };
 
 /// The tables of one slot, and what their numbers stand for.
@@ -244,5 +245,17 @@ fn flags(policy: &Policy, host: &Host) -> u32 {
         DenyAction::Reject => SlotSettings::REJECT,
         DenyAction::Drop => 0,
     };
-    follow | keep | reject
+    let intercept = match policy.dns.intercept {
+        Interception::On => {
+            policy.dns.listen.iter().fold(SlotSettings::INTERCEPT, |flags, listen| {
+                flags
+                    | match listen {
+                        IpAddr::V4(_) => SlotSettings::FORWARDER_V4,
+                        IpAddr::V6(_) => SlotSettings::FORWARDER_V6,
+                    }
+            })
+        }
+        Interception::Off => 0,
+    };
+    follow | keep | reject | intercept
 }

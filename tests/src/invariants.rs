@@ -233,6 +233,8 @@ fn is_always_allowed(reason: PassReason, headers: &Headers, own: bool, grant: Gr
         | PassReason::Management
         | PassReason::DnsForwarder
         | PassReason::Inbound => false,
+        // The policy has no forwarder that questions are led to.
+        PassReason::DnsIntercepted => false,
         // Without a memory there are none, and nothing leaves here.
         PassReason::Reply
         | PassReason::Fragment

@@ -142,6 +142,12 @@ const IP: &[Row] = &[
 const INSIDE: &[Row] = &[
     ("to what a rule allows", "passes", &[Rule, DnsForwarder, Management], &[]),
     (
+        "to port 53 of another address than the gateway's, with `intercept = true`",
+        "passes to be led to the forwarder, whatever rules say; is dropped where the forwarder has no address of the family",
+        &[DnsIntercepted],
+        &[DnsNotIntercepted],
+    ),
+    (
         "to anything else",
         "is dropped, or rejected where `deny = \"reject\"`",
         &[],
@@ -197,6 +203,12 @@ const LEAVING: &[Row] = &[
         "passes, as it was judged there, and opens a flow",
         &[Forwarded],
         &[],
+    ),
+    (
+        "forwarded to port 53 with `intercept = true`, but from an outside NIC to an inside one",
+        "is dropped, as it should have been led to the forwarder; so are later fragments whose first did not leave",
+        &[],
+        &[DnsNotIntercepted, FragmentWithoutFirst],
     ),
     ("forwarded out of an outside NIC from anywhere else", "is dropped", &[], &[NotFromInside]),
 ];
