@@ -7,6 +7,7 @@
 mod absence;
 mod flows;
 mod forwarding;
+mod interception;
 mod judge;
 mod naming;
 pub mod nics;
@@ -38,6 +39,7 @@ use self::{
     absence::{Absences, News},
     flows::Sweeping,
     forwarding::Forwarding,
+    interception::Redirecting,
     naming::Restored,
     nics::Attached,
     pace::{Pace, Reading},
@@ -120,6 +122,7 @@ struct Daemon {
     slots: TwoSlots,
     clock: TickClock,
     sweeping: Sweeping,
+    redirecting: Redirecting,
     ledger: CounterLedger,
     saved_ledger: Option<CounterLedger>,
     names: NameCache,
@@ -176,6 +179,7 @@ pub async fn run(options: Options) -> Result<()> {
     let changes = watch::changes()?;
     let host_state = netlink.read().await?;
     suitable::check(&loaded.policy, &host_state)?;
+    interception::check(&loaded.policy)?;
 
     let pins = PinDirectory::create(&options.pins)?;
     let fresh = pins.nics()?.is_empty();
@@ -272,6 +276,7 @@ impl Daemon {
             slots,
             clock,
             sweeping: Sweeping::default(),
+            redirecting: Redirecting::default(),
             ledger,
             saved_ledger: None,
             names: NameCache::new(Settings::from(&policy.dns), seed),
@@ -314,6 +319,7 @@ impl Daemon {
                 return Err(error);
             }
             self.attachments = attached.attachments;
+            self.redirecting.adopt();
         } else {
             // Nothing is in force yet: with tables first, no packet meets empty ones.
             self.replace_tables()?;
@@ -323,6 +329,7 @@ impl Daemon {
         self.forwarding.serve(dns, &self.resolver, self.names.wanted(), listeners)?;
         self.remove_unused_nics()?;
         self.host_state = self.netlink.read().await?;
+        self.follow_interception();
         for attachment in &self.attachments {
             if let Some(announcement) = &attachment.announcement {
                 tracing::warn!("{announcement}");
@@ -606,6 +613,7 @@ impl Daemon {
         }
         self.sweep_flows();
         self.sweep_tables();
+        self.watch_interception();
         if self.tables_error.is_some() {
             let result = self.replace_tables();
             self.tables_updated(result);
@@ -620,6 +628,7 @@ impl Daemon {
         self.follow_tags();
         self.attach_again().await;
         self.follow_interfaces();
+        self.follow_interception();
         let host = nics::host(&self.nics, &self.policy.gateway, &self.host_state);
         if host == self.host {
             return;
@@ -734,7 +743,12 @@ impl Daemon {
         let errors = self.nic_errors.values().chain(&self.tables_error);
         let errors = errors.chain(&self.names_writing.error).cloned();
         let hidden = nics::hidden_tags(&self.policy, &self.tags);
-        self.absences.problems().chain(errors).chain(hidden).collect()
+        self.absences
+            .problems()
+            .chain(errors)
+            .chain(hidden)
+            .chain(self.redirecting.problem())
+            .collect()
     }
 
     fn not_enforced(&self) -> Vec<String> {

@@ -15,6 +15,7 @@ pub mod object;
 pub mod offload;
 pub mod pins;
 pub mod question;
+pub mod redirect;
 pub mod watch;
 
 pub use self::{

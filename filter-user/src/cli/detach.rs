@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{PinArgs, output};
-use crate::kernel::{PinDirectory, offload, pins::NicPins};
+use crate::kernel::{PinDirectory, offload, pins::NicPins, redirect};
 
 #[derive(Args, Debug)]
 pub(super) struct DetachArgs {
@@ -27,6 +27,7 @@ struct Detached {
 
 pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
     let Some(pins) = PinDirectory::open(&args.pins.pin_dir)? else {
+        redirect::remove()?;
         if args.json {
             output::json(&Detached { nics: Vec::new(), rxvlan_off: Vec::new() })?;
         } else {
@@ -43,7 +44,10 @@ pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
     let is_off = |nic: &&NicPins| offload::is_switched_off(&nic.name).unwrap_or(false);
     let rxvlan_off: Vec<String> =
         pinned.iter().filter(is_off).map(|nic| nic.name.to_string()).collect();
+    // Also where that fails, everything else is taken off.
+    let redirected = redirect::remove();
     pins.remove_all()?;
+    redirected?;
     if args.json {
         output::json(&Detached { nics, rxvlan_off })?;
     } else {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use filter_common::wire::FlowKey;
 
 use super::{
-    Daemon, compile_whole, flows,
+    Daemon, compile_whole, flows, interception,
     judge::{Flows, Judge},
     nics, own_prefixes, suitable, tell_of_tags,
 };
@@ -39,6 +39,7 @@ impl Daemon {
         })?;
         self.host_state = self.netlink.read().await?;
         suitable::check(&loaded.policy, &self.host_state).context(kept)?;
+        interception::check(&loaded.policy).context(kept)?;
         let numbered = nics::number(&loaded.policy, &self.pins)?;
         let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
         // Authorities may have changed in a file that is still called the same.
@@ -94,10 +95,15 @@ impl Daemon {
         };
         self.note_names();
         let dns = &self.policy.dns;
-        self.forwarding.serve(dns, &self.resolver, wanted, listeners)?;
+        let served = self.forwarding.serve(dns, &self.resolver, wanted, listeners);
+        self.follow_interception();
         tell_of_tags(&tags);
         self.tags = tags;
         let mut warnings = self.all_warnings();
+        if let Err(error) = served {
+            tracing::error!("{error:#}");
+            warnings.push(format!("{error:#}"));
+        }
         let flows = match self.settle_flows((&before.0, &before.1), kept_flows).await {
             Ok(flows) => flows,
             Err(error) => {

@@ -16,6 +16,7 @@ mod failure;
 mod first_packet;
 mod flows;
 mod ground;
+mod intercept;
 mod judge;
 mod kill;
 mod names_attacks;
