@@ -46,7 +46,17 @@ enum Data {
 pub struct DnsServer {
     address: IpAddr,
     directory: Workdir,
+    service: Service,
     process: Option<Process>,
+}
+
+/// How a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    /// At port 53.
+    Plain,
+    /// At port 53, and at port 853 over TLS.
+    PlainAndTls,
 }
 
 // === impl Zone ===
@@ -111,7 +121,28 @@ impl DnsServer {
     ///
     /// If `unbound` isn't there or doesn't answer in time.
     pub fn start(namespace: &Namespace, address: IpAddr, zone: &Zone) -> Result<Self> {
-        let mut server = Self { address, directory: Workdir::new("dns")?, process: None };
+        let directory = Workdir::new("dns")?;
+        let mut server = Self { address, directory, service: Service::Plain, process: None };
+        server.restart(namespace, zone)?;
+        Ok(server)
+    }
+
+    /// As [`DnsServer::start`], and at port 853 over TLS, with a key and a certificate (PEM).
+    ///
+    /// # Errors
+    ///
+    /// As [`DnsServer::start`], and what unbound doesn't like about these.
+    pub fn start_with_tls(
+        namespace: &Namespace,
+        address: IpAddr,
+        zone: &Zone,
+        (key, certificate): (&str, &str),
+    ) -> Result<Self> {
+        let directory = Workdir::new("dns")?;
+        write(&directory.path().join("key.pem"), key)?;
+        write(&directory.path().join("certificate.pem"), certificate)?;
+        let service = Service::PlainAndTls;
+        let mut server = Self { address, directory, service, process: None };
         server.restart(namespace, zone)?;
         Ok(server)
     }
@@ -166,10 +197,20 @@ impl DnsServer {
     fn configuration(&self) -> String {
         let directory = self.directory.path().display();
         let address = self.address;
+        let tls = match self.service {
+            Service::Plain => String::new(),
+            Service::PlainAndTls => format!(
+                "  interface: {address}@853
+  tls-port: 853
+  tls-service-key: \"{directory}/key.pem\"
+  tls-service-pem: \"{directory}/certificate.pem\"
+"
+            ),
+        };
         format!(
             "server:
   interface: {address}@53
-  access-control: 0.0.0.0/0 allow
+{tls}  access-control: 0.0.0.0/0 allow
   access-control: ::/0 allow
   chroot: \"\"
   username: \"\"

@@ -3,6 +3,7 @@
 
 use std::{fs, path::Path, thread, time::Duration};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use sluice_lab::{
     dns_server::{DnsServer, Zone},
@@ -315,6 +316,54 @@ fn a_resolver_that_is_down_at_the_start_holds_up_only_its_names() {
         Ok(probe::tcp(&lab.client, address("20.190.130.1:443"))? == Outcome::Answered)
     })
     .unwrap();
+}
+
+#[test]
+fn names_come_over_tls_from_who_can_prove_it() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["dns.example.net".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ca.pem"), authority).unwrap();
+
+    let lab = Topology::new(Clients::One).unwrap();
+    let service = (&*key.serialize_pem(), &*certificate);
+    let _dns = DnsServer::start_with_tls(&lab.internet, RESOLVER, &zone(), service).unwrap();
+    let _listeners = Listeners::start(&lab.internet, [443], []).unwrap();
+    let over_tls = |name: &str, file: &str| {
+        let file = folder.path().join(file);
+        let upstream = format!("upstream = [\"tls://{RESOLVER}#{name}\"]\ntls_ca = {file:?}");
+        let gateway = GATEWAY.replace("upstream = [\"9.9.9.10\"]", &upstream);
+        Configuration::new(gateway).policy("test", POLICY)
+    };
+
+    // The same server answers in plain text, too: it isn't asked that way.
+    let mut gateway = Gateway::new(&lab, &over_tls("dns.example.org", "ca.pem")).unwrap();
+    gateway.start().unwrap();
+    check_tcp(&lab.client, "104.46.162.96:443", Outcome::Answered);
+    check_tcp(&lab.client, "20.190.130.1:443", Outcome::Silence);
+    let log = gateway.log();
+    assert!(log.contains("its certificate is for another name"), "{log}");
+
+    gateway.configure(&over_tls("dns.example.net", "ca.pem")).unwrap();
+    gateway.command(&["reload"]).unwrap().success().unwrap();
+    wait_until("the name is looked up again", Duration::from_secs(20), || {
+        Ok(probe::tcp(&lab.client, address("20.190.130.1:443"))? == Outcome::Answered)
+    })
+    .unwrap();
+
+    gateway.configure(&over_tls("dns.example.net", "no.pem")).unwrap();
+    let refused = gateway.command(&["reload"]).unwrap();
+    let said = format!("{}{}", refused.stdout, refused.stderr);
+    assert_eq!(refused.code, Some(1), "{said}");
+    assert!(said.contains("no.pem; [dns] tls_ca has to name a file"), "{said}");
+    check_tcp(&lab.client, "20.190.130.1:443", Outcome::Answered);
 }
 
 #[test]
