@@ -6,7 +6,7 @@ use hickory_proto::{
     rr::{DNSClass, Record, RecordType, rdata::opt::EdnsOption},
 };
 
-use super::super::name::fqdn;
+use super::super::{name::fqdn, wire};
 use crate::policy::Fqdn;
 
 /// What we say that we take over UDP, and send at most: it passes every path without fragments.
@@ -98,7 +98,7 @@ impl Question {
             Ok(response) => Read::Refused(why, response),
             Err(_) => Read::Ignored,
         };
-        let Ok(message) = Message::from_vec(bytes) else {
+        let Ok(message) = wire::parse(bytes) else {
             return refuse(Why::Malformed, OpCode::Query, ResponseCode::FormErr);
         };
         let op_code = message.metadata.op_code;
