@@ -486,7 +486,9 @@ fn a_real_server_is_understood_over_tls() {
             server: server.address,
             transport: Transport::Tls(TlsName::Name(name(text))),
         };
-        let made = |text: &str| Resolver::new(&[upstream(text)], Some(&authority.file())).unwrap();
+        let made = |text: &str| {
+            Resolver::new(&[upstream(text)], Some(&authority.file()), Arc::default()).unwrap()
+        };
         let mut answer = Err(LookupFailure::Timeout);
         for _ in 0..100 {
             answer = made("dns.example.net").lookup(&name("www.example.com")).await;
