@@ -55,6 +55,10 @@ pub const ANSWERS_AT_ONCE: u64 = 100;
 pub const MAX_INTERFACES: u32 = 4096;
 /// Bytes of the ring buffer for events.
 pub const EVENT_RING_BYTES: u32 = 1 << 18;
+/// Entries of an array of a slot that one mark of `WRITTEN` stands for: that they may hold something.
+pub const WRITTEN_CHUNK: u32 = 64;
+/// Words of marks, those of both slots and one that says that they hold. Only user space reads them.
+pub const WRITTEN_WORDS: u32 = 309;
 /// Events that one CPU sends within one window of 2^[`EVENT_WINDOW_SHIFT`] jiffies.
 pub const EVENTS_PER_WINDOW: u32 = 64;
 /// The length of that window, as a power of two of jiffies.

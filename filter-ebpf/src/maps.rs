@@ -13,7 +13,7 @@ use filter_common::wire::{
     AddressPair, COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord,
     FragmentKey, Grant, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS,
     MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED, MAX_SOURCES, Observation,
-    PORT_CLASS_WORDS, RejectBucket, SLOTS, SlotSettings, VLANS,
+    PORT_CLASS_WORDS, RejectBucket, SLOTS, SlotSettings, VLANS, WRITTEN_WORDS,
 };
 
 /// What doesn't fit on the stack, or must not be known to the verifier.
@@ -105,6 +105,11 @@ pub(crate) static SOURCES6_1: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries
 #[map]
 pub(crate) static SERVICE_HOSTS: Array<AddressPair> =
     Array::with_max_entries(SLOTS * COUNTERS_PER_NIC, 0);
+
+/// Marks of the parts of all these arrays that may hold something. Never looked up: user space
+/// knows by it what it needs to read.
+#[map]
+pub(crate) static WRITTEN: Array<u64> = Array::with_max_entries(WRITTEN_WORDS, 0);
 
 /// Flows, by their tuples. They stand outside of the slots.
 #[map]

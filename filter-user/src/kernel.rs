@@ -17,6 +17,7 @@ pub mod pins;
 pub mod question;
 pub mod redirect;
 pub mod watch;
+mod written;
 
 pub use self::{
     attach::{AttachedMode, Attachment, Duty, Following},

@@ -163,7 +163,7 @@ impl Ground {
         // The lock of the directory goes with its handle.
         drop((maps, samples, enforcing, observing, pins));
         let pins = PinDirectory::open(directory.path())?.context("the pins are gone")?;
-        let (maps, samples) = open(&pins, Provenance::Pinned)?;
+        let (mut maps, samples) = open(&pins, Provenance::Pinned)?;
         ensure!(maps.active()? == active, "another slot is in force");
         let [first, second] = &slots;
         for (slot, written) in [(SlotIndex::First, first), (SlotIndex::Second, second)] {

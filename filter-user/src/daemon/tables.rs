@@ -67,12 +67,12 @@ impl TwoSlots {
     /// # Errors
     ///
     /// A map can't be read.
-    pub fn open(maps: SharedMaps, provenance: Provenance) -> Result<(Self, Found)> {
+    pub fn open(mut maps: SharedMaps, provenance: Provenance) -> Result<(Self, Found)> {
         let word = maps.active()?;
         let active = SlotIndex::of(word);
         let found = if word == Active::default() { Found::Nothing } else { Found::Policy };
         // Also without a policy in force: an earlier start may have ended in the middle.
-        let read = |slot| match provenance {
+        let mut read = |slot| match provenance {
             Provenance::Created => Ok(SlotTables::default()),
             Provenance::Pinned => maps.read_slot(slot),
         };

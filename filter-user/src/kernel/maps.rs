@@ -20,17 +20,20 @@ use filter_common::{
     flow::FlowState,
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, Counter, EventWindow, FlowKey, FlowRecord, Grant,
-        MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, RejectBucket, SlotSettings,
-        VLANS, interface,
+        MAX_NICS, Permit, RejectBucket, SlotSettings, interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{object::load_object, pins::PinDirectory};
+use super::{
+    object::load_object,
+    pins::PinDirectory,
+    written::{SlotArray, Written},
+};
 use crate::compile::{SlotTables, Step};
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 24] = [
+pub(super) const SHARED: [&str; 25] = [
     "ACTIVE",
     "SETTINGS",
     "ZONES",
@@ -46,6 +49,7 @@ pub(super) const SHARED: [&str; 24] = [
     "SOURCES6_0",
     "SOURCES6_1",
     "SERVICE_HOSTS",
+    "WRITTEN",
     "FLOWS",
     "KEPT_FLOWS",
     "FRAGMENTS",
@@ -66,6 +70,7 @@ pub struct SharedMaps {
     port_classes: Array<MapData, u64>,
     port_cells: Array<MapData, u32>,
     service_hosts: Array<MapData, AddressPair>,
+    written: Written,
     flows: HashMap<MapData, FlowKey, FlowRecord>,
     kept_flows: HashMap<MapData, FlowKey, u64>,
     interfaces: HashMap<MapData, u32, u32>,
@@ -241,6 +246,7 @@ impl SharedMaps {
             port_classes: take(&mut ebpf, "PORT_CLASSES")?,
             port_cells: take(&mut ebpf, "PORT_CELLS")?,
             service_hosts: take(&mut ebpf, "SERVICE_HOSTS")?,
+            written: Written::open(take(&mut ebpf, "WRITTEN")?, provenance)?,
             flows: take(&mut ebpf, "FLOWS")?,
             kept_flows: take(&mut ebpf, "KEPT_FLOWS")?,
             interfaces: take(&mut ebpf, "INTERFACES")?,
@@ -313,17 +319,24 @@ impl SharedMaps {
         match step {
             Step::Settings(settings) => self.settings.set(number, settings, 0)?,
             Step::Zone { index, value } => {
-                self.zones.set(number * MAX_NICS * VLANS + index, value, 0)?;
+                let place = (SlotArray::Zones, slot, *index);
+                store(&mut self.zones, &mut self.written, place, *value)?;
             }
             Step::PortClass { word, value } => {
-                self.port_classes.set(number * PORT_CLASS_WORDS + word, value, 0)?;
+                let place = (SlotArray::PortClasses, slot, *word);
+                store(&mut self.port_classes, &mut self.written, place, *value)?;
             }
-            Step::Cell { index, value } => self.cells.set(number * MAX_CELLS + index, value, 0)?,
+            Step::Cell { index, value } => {
+                let place = (SlotArray::Cells, slot, *index);
+                store(&mut self.cells, &mut self.written, place, *value)?;
+            }
             Step::PortCell { index, value } => {
-                self.port_cells.set(number * MAX_PORT_CELLS + index, value.0, 0)?;
+                let place = (SlotArray::PortCells, slot, *index);
+                store(&mut self.port_cells, &mut self.written, place, value.0)?;
             }
             Step::ServiceHost { counter, value } => {
-                self.service_hosts.set(number * COUNTERS_PER_NIC + counter, value, 0)?;
+                let place = (SlotArray::ServiceHosts, slot, *counter);
+                store(&mut self.service_hosts, &mut self.written, place, *value)?;
             }
             Step::InsertGrant(IpNet::V4(prefix), grant) => {
                 tries.grants4.insert(&key4(prefix), grant.0, 0)?;
@@ -349,35 +362,31 @@ impl SharedMaps {
         Ok(())
     }
 
-    /// Reads back all that a slot holds. Whether a destination is in use is no part of it.
+    /// Reads back all that a slot holds: what is marked as written, and takes the marks away from
+    /// what is empty again. Whether a destination is in use is no part of it.
     ///
     /// # Errors
     ///
-    /// A map can't be read.
-    pub fn read_slot(&self, slot: SlotIndex) -> Result<SlotTables> {
+    /// A map can't be read, or a mark not be taken away.
+    pub fn read_slot(&mut self, slot: SlotIndex) -> Result<SlotTables> {
         let number = slot.number();
+        let mut tables =
+            SlotTables { settings: self.settings.get(&number, 0)?, ..SlotTables::default() };
+        let written = &mut self.written;
+        tables.zones.extend(load(&self.zones, written, SlotArray::Zones, slot)?);
+        tables.cells.extend(load(&self.cells, written, SlotArray::Cells, slot)?);
+        let words = load(&self.port_classes, written, SlotArray::PortClasses, slot)?;
+        tables.port_classes.extend(words);
+        for (index, value) in load(&self.port_cells, written, SlotArray::PortCells, slot)? {
+            tables.port_cells.insert(index, Permit(value));
+        }
+        let hosts = load(&self.service_hosts, written, SlotArray::ServiceHosts, slot)?;
+        tables.service_hosts.extend(hosts);
         let [first, second] = &self.tries;
         let tries = match slot {
             SlotIndex::First => first,
             SlotIndex::Second => second,
         };
-        let mut tables =
-            SlotTables { settings: self.settings.get(&number, 0)?, ..SlotTables::default() };
-        for (index, value) in slot_entries(&self.zones, number, MAX_NICS * VLANS)? {
-            tables.zones.insert(index, value);
-        }
-        for (index, value) in slot_entries(&self.cells, number, MAX_CELLS)? {
-            tables.cells.insert(index, value);
-        }
-        for (index, value) in slot_entries(&self.port_classes, number, PORT_CLASS_WORDS)? {
-            tables.port_classes.insert(index, value);
-        }
-        for (index, value) in slot_entries(&self.port_cells, number, MAX_PORT_CELLS)? {
-            tables.port_cells.insert(index, Permit(value));
-        }
-        for (counter, value) in slot_entries(&self.service_hosts, number, COUNTERS_PER_NIC)? {
-            tables.service_hosts.insert(counter, value);
-        }
         for entry in tries.grants4.iter() {
             let (key, value) = entry?;
             let prefix = prefix(IpAddr::from(key.data()), key.prefix_len())?;
@@ -631,17 +640,37 @@ fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
+/// Writes an entry of an array, after the mark that says that there may be something.
+fn store<V: Pod + Default + PartialEq>(
+    array: &mut Array<MapData, V>,
+    written: &mut Written,
+    (kind, slot, index): (SlotArray, SlotIndex, u32),
+    value: V,
+) -> Result<()> {
+    if value != V::default() {
+        written.mark(kind, slot, index)?;
+    }
+    Ok(array.set(slot.number() * kind.capacity() + index, value, 0)?)
+}
+
 /// The entries of a slot's part of an array that are not zero.
-fn slot_entries<V: Pod + Default + PartialEq>(
+fn load<V: Pod + Default + PartialEq>(
     array: &Array<MapData, V>,
-    slot: u32,
-    capacity: u32,
+    written: &mut Written,
+    kind: SlotArray,
+    slot: SlotIndex,
 ) -> Result<Vec<(u32, V)>> {
     let mut entries = Vec::new();
-    for index in 0..capacity {
-        let value = array.get(&(slot * capacity + index), 0)?;
-        if value != V::default() {
-            entries.push((index, value));
+    for chunk in written.chunks(kind, slot) {
+        let (first, before) = (chunk.start, entries.len());
+        for index in chunk {
+            let value = array.get(&(slot.number() * kind.capacity() + index), 0)?;
+            if value != V::default() {
+                entries.push((index, value));
+            }
+        }
+        if entries.len() == before {
+            written.unmark(kind, slot, first)?;
         }
     }
     Ok(entries)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `learn`,
+//! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
 //! `first-packet [NAMES]`, `dns [ROUNDS]` (which also needs dnsperf) and
 //! `judge [POLICIES [PACKETS [SEED]]]`; `import [ROUNDS]` doesn't. All but `learn` need a `sluice`
 //! built next to it.
@@ -19,7 +19,7 @@ use sluice_lab::{
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
-    learn_bench, survival, swap,
+    learn_bench, restart_bench, survival, swap,
 };
 
 /// How often the daemon is killed unless the command line says otherwise.
@@ -27,6 +27,12 @@ const KILLS: u32 = 20;
 
 /// How often policies are swapped unless the command line says otherwise.
 const SWAPS: u32 = 500;
+
+/// How often the daemon is started again unless the command line says otherwise.
+const RESTARTS: u32 = 10;
+
+/// What a start over existing pins may take in the middle.
+const RESTART_TIME: Duration = Duration::from_secs(1);
 
 /// How often a file is imported unless the command line says otherwise.
 const ROUNDS: u32 = 7;
@@ -71,13 +77,15 @@ fn main() -> ExitCode {
         }
         ["dns"] => dns(DNS_ROUNDS),
         ["dns", rounds] => rounds.parse().context("ROUNDS is no number").and_then(dns),
+        ["restart"] => restart(RESTARTS),
+        ["restart", times] => times.parse().context("TIMES is no number").and_then(restart),
         ["learn"] => learn(),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
-                "usage: sluice-bench kill [TIMES] | swap [TIMES] | learn | first-packet [NAMES] | \
+                "usage: sluice-bench kill [TIMES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
                  dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]]"
             );
             return ExitCode::from(2);
@@ -105,6 +113,15 @@ fn swap(times: u32) -> Result<()> {
     let swaps = swap::swap_repeatedly(times)?;
     println!("{swaps}");
     swaps.check().context("a swap opened or closed something")
+}
+
+fn restart(times: u32) -> Result<()> {
+    let restarts = restart_bench::restart_repeatedly(times)?;
+    println!("{restarts}");
+    if restarts.median()? > RESTART_TIME {
+        bail!("the daemon takes more than {RESTART_TIME:?} to be ready again");
+    }
+    Ok(())
 }
 
 /// Each kind of run by one thread and by four, then one without learning, in which each name must

@@ -193,6 +193,55 @@ fn names_change_in_the_slot_in_force() {
     assert!(swept > 20, "only {swept} sweeps");
 }
 
+#[test]
+fn every_part_that_is_written_is_read_back() {
+    let mut ground = Ground::new([inside(0)], &[]).unwrap();
+    let (mut reopened, mut seed) = (0, 0);
+    for length in [7, 1] {
+        // Larger and smaller policies, so that parts are filled, emptied and filled again.
+        let (policy, names, host) = loop {
+            seed += 1;
+            let (policy, names, host) = random_policy(seed);
+            if policy.rules.len() % 8 >= length {
+                break (policy, names, host);
+            }
+        };
+        let mut ledger = CounterLedger::default();
+        let new = compile(&policy, &names, &host, &mut ledger).expect("it fits").tables;
+        for slot in [SlotIndex::First, SlotIndex::Second] {
+            for tables in [&new, &SlotTables::default(), &new] {
+                let steps = rebuild(ground.slot(slot), tables);
+                for part in steps.chunks(steps.len() / 4 + 1) {
+                    for step in part {
+                        ground.step(slot, step).unwrap();
+                    }
+                    // It compares what is read with what was written.
+                    ground = ground.reopen().unwrap();
+                    reopened += 1;
+                }
+            }
+        }
+    }
+    assert!(reopened > 30, "only {reopened} times");
+}
+
+#[test]
+fn without_its_marks_everything_is_read_back() {
+    let mut ground = Ground::new([inside(0)], &[]).unwrap();
+    let (policy, names, host) = random_policy(3);
+    let mut ledger = CounterLedger::default();
+    let new = compile(&policy, &names, &host, &mut ledger).expect("it fits").tables;
+    ground.swap(&new).unwrap();
+    // As where a process ended between creating the maps and writing its first mark.
+    std::fs::remove_file(ground.pins().map("WRITTEN")).unwrap();
+    ground = ground.reopen().unwrap();
+    // Parts that held nothing when they were read have lost their marks, the others have not.
+    ground = ground.reopen().unwrap();
+    ground.swap(&SlotTables::default()).unwrap();
+    ground.swap(&new).unwrap();
+    ground.reopen().unwrap();
+}
+
 /// A packet with what the program observes of it by old and by new tables.
 fn probe(ground: &Ground, packet: &Packet, old: &SlotTables, new: &SlotTables) -> Probe {
     let frame = packet.frame();
