@@ -232,6 +232,10 @@ pub fn deliveries(question: &Question, transport: Transport) -> Vec<Delivery> {
     }
     let late = wanted.delay;
     let Some(trick) = wanted.trick else { return vec![Delivery::new(bytes, late)] };
+    // Into a connection nobody else can put anything.
+    if transport == Transport::Tcp && trick.is_beside() {
+        return vec![Delivery::new(bytes, late)];
+    }
     let first = |message: Message, sender| {
         vec![
             Delivery { bytes: message.encode(), after: late, sender },
@@ -311,6 +315,38 @@ pub fn lame(question: &Question) -> Message {
     let zone = Labels::of("example");
     let servers = vec![Record::server(&zone, 300, &Labels::of("ns.elsewhere.example"))];
     Message { authority: servers, recursion: false, ..question.answer() }
+}
+
+// === impl Trick ===
+
+impl Trick {
+    /// Whether others send something beside the honest answer.
+    fn is_beside(self) -> bool {
+        match self {
+            Self::WrongId
+            | Self::WrongPort
+            | Self::WrongAddress
+            | Self::WrongCase
+            | Self::WrongType
+            | Self::WrongName
+            | Self::NotAResponse
+            | Self::Replay
+            | Self::Unsolicited => true,
+            Self::OffChain
+            | Self::Authority
+            | Self::Additional
+            | Self::Loop
+            | Self::Fork
+            | Self::PointerLoop
+            | Self::PointerForward
+            | Self::CutShort
+            | Self::BadLength
+            | Self::DotLabel
+            | Self::NulLabel
+            | Self::Fragmented
+            | Self::CutFull => false,
+        }
+    }
 }
 
 // === impl Wanted ===

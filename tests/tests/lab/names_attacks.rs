@@ -472,7 +472,7 @@ fn names_that_only_look_like_allowed_ones() {
     // Case is no difference, and comes back as it was asked.
     let name = Labels::of("N17.W.Lab.EXAMPLE");
     let reply = client.ask(&name, kind::A).unwrap();
-    assert_eq!(reply.addresses(), [IpAddr::from(v4("n17", 0))]);
+    assert_eq!(reply.addresses(), [IpAddr::from(v4("n17", 0))], "{reply:?}");
     let question = reply.said().unwrap().question.clone().unwrap();
     assert_eq!(question, (name, kind::A));
 }

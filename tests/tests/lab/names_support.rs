@@ -26,11 +26,13 @@ to   = ["*.w.lab.example"]
 tcp  = [443]
 "#;
 
-/// The configuration, with further settings of `[dns]`.
+/// The configuration, with further settings of `[dns]`. Machines that test are busy with other
+/// things, too: how soon something is learned is for the tests of first packets.
 pub(crate) fn configuration(settings: &str, rules: &str) -> Configuration {
     let gateway = format!(
         "[gateway]\ninside  = [\"lan0\"]\noutside = [\"wan0\"]\ndeny    = \"drop\"\n\n[dns]\n\
-         listen = [\"10.20.0.1\", \"fd00:20::1\"]\nclient_rate = 1000000\n{settings}\n"
+         listen = [\"10.20.0.1\", \"fd00:20::1\"]\nclient_rate = 1000000\n\
+         learn_within = \"2s\"\n{settings}\n"
     );
     Configuration::new(gateway).policy("names", rules)
 }
