@@ -32,6 +32,7 @@ use ipnet::IpNet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{broadcast, mpsc, oneshot},
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
@@ -302,7 +303,7 @@ impl Daemon {
 
     /// Puts the policy in force and the programs on the NICs.
     async fn start(&mut self) -> Result<()> {
-        let listeners = self.forwarding.open(&self.policy)?;
+        let mut listeners = self.forwarding.open(&self.policy)?;
         self.tags = nics::keep_tags(&self.policy, &self.nics)?;
         tell_of_tags(&self.tags);
         let adopting = self.slots.generation() > 0;
@@ -313,12 +314,27 @@ impl Daemon {
             if self.restored == Restored::Nothing {
                 self.await_first_lookups().await;
             }
-            let attached = self.attach(&self.there(&self.nics))?;
-            if let Err(error) = self.replace_tables() {
-                attached.take_back(&self.pins)?;
-                return Err(error);
+            let there = self.there(&self.nics);
+            let pinned = self.pins.nics()?;
+            if there.iter().all(|nic| pinned.contains(nic)) {
+                // Programs of this layout are on all of them and do for the moment, while clients
+                // wait for answers: loading others takes the kernel's verifier a second and more.
+                self.replace_tables()?;
+                let dns = &self.policy.dns;
+                let (wanted, first) = (self.names.wanted(), std::mem::take(&mut listeners));
+                self.forwarding.serve(dns, &self.resolver, wanted, first)?;
+                let (pins, host) = (self.pins.another(), self.host_state.clone());
+                let gateway = self.policy.gateway.clone();
+                let task = spawn_blocking(move || nics::attach(&pins, &there, &host, &gateway));
+                self.attachments = self.hearing(task).await??.attachments;
+            } else {
+                let attached = self.attach(&there)?;
+                if let Err(error) = self.replace_tables() {
+                    attached.take_back(&self.pins)?;
+                    return Err(error);
+                }
+                self.attachments = attached.attachments;
             }
-            self.attachments = attached.attachments;
             self.redirecting.adopt();
         } else {
             // Nothing is in force yet: with tables first, no packet meets empty ones.

@@ -55,6 +55,12 @@ impl NicPins {
 // === impl PinDirectory ===
 
 impl PinDirectory {
+    /// The same directory, for another thread. The lock stays here.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self { root: self.root.clone(), layout: self.layout.clone(), lock: None }
+    }
+
     /// Makes the directory where it is missing, and locks it for this process.
     ///
     /// # Errors
