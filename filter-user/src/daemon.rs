@@ -29,6 +29,7 @@ use anyhow::{Result, anyhow};
 use filter_common::{egress::Side, wire::AddressPair};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{broadcast, mpsc, oneshot},
@@ -39,7 +40,7 @@ use tokio::{
 use self::{
     absence::{Absences, News},
     flows::Sweeping,
-    forwarding::Forwarding,
+    forwarding::{Forwarding, Resolvers},
     interception::Redirecting,
     naming::Restored,
     nics::Attached,
@@ -167,6 +168,7 @@ pub async fn run(options: Options) -> Result<()> {
         interrupt: signal(SignalKind::interrupt())?,
     };
     check_privileges()?;
+    raise_file_limit();
     let loaded = load(&options.config).map_err(|errors| {
         let kept = if PinDirectory::is_in_use(&options.pins) {
             "; the policy that an earlier daemon left stays in force"
@@ -204,6 +206,15 @@ pub async fn run(options: Options) -> Result<()> {
         return Err(abandon(daemon.pins, fresh, error));
     }
     daemon.serve(server, events, changes, signals).await
+}
+
+/// Each question that is on its way has a socket, and systemd lets a service have 1024 at first.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 /// Removes what a failed first start left behind; an adopted set of pins stays as it is.
@@ -303,7 +314,8 @@ impl Daemon {
 
     /// Puts the policy in force and the programs on the NICs.
     async fn start(&mut self) -> Result<()> {
-        let mut listeners = self.forwarding.open(&self.policy)?;
+        // What can't be opened yet must not keep the filter from being there.
+        let mut listeners = self.forwarding.open_what_can_be(&self.policy);
         self.tags = nics::keep_tags(&self.policy, &self.nics)?;
         tell_of_tags(&self.tags);
         let adopting = self.slots.generation() > 0;
@@ -322,7 +334,7 @@ impl Daemon {
                 self.replace_tables()?;
                 let dns = &self.policy.dns;
                 let (wanted, first) = (self.names.wanted(), std::mem::take(&mut listeners));
-                self.forwarding.serve(dns, &self.resolver, wanted, first)?;
+                self.forwarding.serve(dns, wanted, Resolvers::New, first)?;
                 let (pins, host) = (self.pins.another(), self.host_state.clone());
                 let gateway = self.policy.gateway.clone();
                 let task = spawn_blocking(move || nics::attach(&pins, &there, &host, &gateway));
@@ -342,7 +354,7 @@ impl Daemon {
             self.attachments = self.attach(&self.there(&self.nics))?.attachments;
         }
         let dns = &self.policy.dns;
-        self.forwarding.serve(dns, &self.resolver, self.names.wanted(), listeners)?;
+        self.forwarding.serve(dns, self.names.wanted(), Resolvers::AsBefore, listeners)?;
         self.remove_unused_nics()?;
         self.host_state = self.netlink.read().await?;
         self.follow_interception();
@@ -580,15 +592,18 @@ impl Daemon {
     /// before, or has no room for the change.
     fn update_tables(&mut self, changed: &Changed) -> Result<()> {
         if self.tables_error.is_none() {
-            match self.slots.plan_names(changed, &self.ledger) {
-                Ok(edit) => match self.edit_tables(edit) {
-                    Ok(()) => return Ok(()),
-                    Err(error) => tracing::warn!("{error:#}; a whole set of tables is built"),
-                },
-                Err(error) => tracing::debug!("a whole set of tables is built: {error}"),
+            match self.edit_names(changed) {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!("a whole set of tables is built: {error:#}"),
             }
         }
         self.replace_tables()
+    }
+
+    /// Edits the slot in force.
+    fn edit_names(&mut self, changed: &Changed) -> Result<()> {
+        let edit = self.slots.plan_names(changed, &self.ledger)?;
+        self.edit_tables(edit)
     }
 
     /// Saves what the counters mean, then edits the slot in force.
@@ -627,6 +642,7 @@ impl Daemon {
         if !self.nic_errors.is_empty() {
             self.read_host().await;
         }
+        self.open_listeners();
         self.sweep_flows();
         self.sweep_tables();
         self.watch_interception();
@@ -757,7 +773,11 @@ impl Daemon {
     /// What is wrong now and is tried again.
     fn problems(&self) -> Vec<String> {
         let errors = self.nic_errors.values().chain(&self.tables_error);
-        let errors = errors.chain(&self.names_writing.error).cloned();
+        let errors = errors
+            .chain(&self.names_writing.error)
+            .chain(self.forwarding.closed.values())
+            .chain(&self.forwarding.full)
+            .cloned();
         let hidden = nics::hidden_tags(&self.policy, &self.tags);
         self.absences
             .problems()
@@ -773,7 +793,7 @@ impl Daemon {
 
     async fn answer_call(&mut self, call: Call) {
         let line = match call.request {
-            Request::Status => line(self.status()),
+            Request::Status => line(self.status().await),
             Request::Rules => line(self.rules()),
             Request::Names => line(Ok(self.names.report(Instant::now()))),
             Request::Flush { pattern } => {

@@ -78,13 +78,20 @@ impl Daemon {
     /// The flows of this moment.
     pub(super) async fn read_flows(&mut self) -> Result<Flows> {
         let connections = self.hearing(connections()).await?;
-        let flows = self.slots.maps.flows().context("the flows can't be read")?;
+        let flows = self.read_flow_table().await?;
         Ok(Flows::new(self.clock.now()?, flows, connections))
     }
 
+    /// The table of flows, read by another thread: a full one takes longer than clients can wait.
+    async fn read_flow_table(&mut self) -> Result<Vec<(FlowKey, FlowRecord)>> {
+        let tables = FlowTables::open(&self.pins)?;
+        let reading = spawn_blocking(move || tables.flows());
+        self.hearing(reading).await?.context("the flows can't be read")
+    }
+
     /// How full the tables of flows are.
-    pub(super) fn flow_tables(&mut self) -> Result<Vec<TableStatus>> {
-        let all = self.slots.maps.flows().context("the flows can't be read")?;
+    pub(super) async fn flow_tables(&mut self) -> Result<Vec<TableStatus>> {
+        let all = self.read_flow_table().await?;
         let flows = Flows::new(self.clock.now()?, all, Connections::default());
         let kept = self.slots.maps.kept_flows()?.len();
         let table = |(name, used, capacity): (&str, usize, u32)| TableStatus {

@@ -20,7 +20,7 @@ use super::{Daemon, Lookup, replies::named_rule, state::Saved};
 use crate::{
     control::protocol::{Resolved, ResolvedAddress},
     dns::Resolver,
-    names::{Answer, Changed, LookupFailure, NameCache, NameState, Standing},
+    names::{Answer, Changed, LookupFailure, NameCache, Standing},
     policy::Fqdn,
 };
 
@@ -52,6 +52,8 @@ pub(super) enum Restored {
 impl Daemon {
     pub(super) fn restore_names(&mut self) -> Restored {
         let (saved, complaints) = self.state.names();
+        // Part of it may be lost: then it isn't known which names had addresses.
+        let whole = if complaints.is_empty() { Restored::Names } else { Restored::Nothing };
         for complaint in complaints {
             tracing::warn!("{complaint}; what is missing is looked up and learned again");
         }
@@ -66,7 +68,7 @@ impl Daemon {
                             refused = restored.refused,
                             "names were restored"
                         );
-                        return Restored::Names;
+                        return whole;
                     }
                     Err(error) => tracing::warn!("{error}"),
                 }
@@ -83,7 +85,7 @@ impl Daemon {
         let deadline = Instant::now() + FIRST_LOOKUPS;
         loop {
             self.start_lookups();
-            if !self.waits_for_names() {
+            if !self.names.has_pending() {
                 return;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -98,10 +100,6 @@ impl Daemon {
                 }
             }
         }
-    }
-
-    fn waits_for_names(&self) -> bool {
-        waits_for(&self.names)
     }
 
     pub(super) fn start_lookups(&mut self) {
@@ -123,7 +121,7 @@ impl Daemon {
         loop {
             lookups
                 .extend(ahead.due(Instant::now()).into_iter().map(|name| look_up(resolver, name)));
-            if !waits_for(ahead) {
+            if !ahead.has_pending() {
                 return answers;
             }
             let (name, answer) = tokio::select! {
@@ -251,6 +249,10 @@ impl Daemon {
             return;
         }
         let notes = self.names.take_notes(Instant::now(), SystemTime::now());
+        if self.names_writing.error.is_some() {
+            // A log with a hole is worth nothing: all names are written once that can be done.
+            return;
+        }
         if let Err(error) = self.state.note_names(&notes) {
             self.names_not_written(&error);
         }
@@ -260,7 +262,7 @@ impl Daemon {
     pub(super) fn write_names_if_worth_it(&mut self) {
         if let Some(task) = self.names_writing.task.take_if(|task| task.is_finished()) {
             match task.now_or_never() {
-                Some(Ok(Ok(()))) => self.names_writing.error = None,
+                Some(Ok(Ok(()))) => {}
                 Some(Ok(Err(error))) => self.names_not_written(&error),
                 Some(Err(error)) => self.names_not_written(&error.into()),
                 None => {}
@@ -271,6 +273,7 @@ impl Daemon {
         if task.is_some() || too_early || !(self.state.is_log_long() || error.is_some()) {
             return;
         }
+        self.names_writing.error = None;
         let state = self.names.to_state(Instant::now(), SystemTime::now());
         let file = self.state.begin_names(state);
         self.names_writing.task = Some(spawn_blocking(move || file.write()));
@@ -305,12 +308,6 @@ fn look_up(resolver: &Arc<Resolver>, name: Fqdn) -> Lookup {
         let answer = resolver.lookup(&name).await;
         (name, answer)
     })
-}
-
-/// Whether a name has not had its first look-up.
-fn waits_for(names: &NameCache) -> bool {
-    let report = names.report(Instant::now());
-    report.names.iter().any(|name| name.addresses.is_empty() && name.state == NameState::Pending)
 }
 
 fn say_that_some_are_missing() {

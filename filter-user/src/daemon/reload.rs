@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result, anyhow};
 use filter_common::wire::FlowKey;
 
 use super::{
-    Daemon, compile_whole, flows, interception,
+    Daemon, compile_whole, flows,
+    forwarding::Resolvers,
+    interception,
     judge::{Flows, Judge},
     nics, own_prefixes, suitable, tell_of_tags,
 };
@@ -44,19 +46,14 @@ impl Daemon {
         let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
         // Authorities may have changed in a file that is still called the same.
         let (dns, old) = (&loaded.policy.dns, &self.policy.dns);
-        let resolver =
-            if dns.upstream == old.upstream && dns.tls_ca.is_none() && old.tls_ca.is_none() {
-                Arc::clone(&self.resolver)
-            } else {
-                Arc::new(
-                    Resolver::new(
-                        &dns.upstream,
-                        dns.tls_ca.as_deref(),
-                        Arc::clone(&self.forwarding.counters),
-                    )
-                    .context(kept)?,
-                )
-            };
+        let same = dns.upstream == old.upstream && dns.tls_ca.is_none() && old.tls_ca.is_none();
+        let (resolver, resolvers) = if same {
+            (Arc::clone(&self.resolver), Resolvers::AsBefore)
+        } else {
+            let counters = Arc::clone(&self.forwarding.counters);
+            let made = Resolver::new(&dns.upstream, dns.tls_ca.as_deref(), counters);
+            (Arc::new(made.context(kept)?), Resolvers::New)
+        };
 
         let listeners = self.forwarding.open(&loaded.policy).context(kept)?;
 
@@ -95,7 +92,8 @@ impl Daemon {
         };
         self.note_names();
         let dns = &self.policy.dns;
-        let served = self.forwarding.serve(dns, &self.resolver, wanted, listeners);
+        let served = self.forwarding.serve(dns, wanted, resolvers, listeners);
+        self.forwarding.closed.retain(|address, _| dns.listen.contains(address));
         self.follow_interception();
         tell_of_tags(&tags);
         self.tags = tags;

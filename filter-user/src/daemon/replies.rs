@@ -41,8 +41,8 @@ pub(super) fn mode_name(mode: AttachedMode) -> &'static str {
 
 impl Daemon {
     /// One screen about everything.
-    pub(super) fn status(&mut self) -> Result<Status> {
-        let flow_tables = self.flow_tables()?;
+    pub(super) async fn status(&mut self) -> Result<Status> {
+        let flow_tables = self.flow_tables().await?;
         let names = self.names.report(Instant::now());
         let maps = &self.slots.maps;
         let mut passes = BTreeMap::new();
@@ -304,7 +304,8 @@ impl Daemon {
     fn dns_status(&self) -> DnsStatus {
         let now = Instant::now();
         let ago = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at).as_secs());
-        let upstream = self.resolver.upstreams().into_iter().map(|(upstream, health)| {
+        let resolver = self.forwarding.resolver().unwrap_or(&self.resolver);
+        let upstream = resolver.upstreams().into_iter().map(|(upstream, health)| {
             let (failed, failure) = health.last_failure.unzip();
             UpstreamStatus {
                 resolver: upstream.to_string(),

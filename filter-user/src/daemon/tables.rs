@@ -177,6 +177,12 @@ impl TwoSlots {
         Ok(())
     }
 
+    /// Whether it is known what the tables in force mean.
+    #[must_use]
+    pub fn is_explained(&self) -> bool {
+        self.meaning == Meant::Known
+    }
+
     /// Which addresses are in use, as [`SharedMaps::take_used`]: in the slot in force, and in the one
     /// that was in force before, whose packets nobody has asked for since the swap.
     ///

@@ -35,7 +35,7 @@ use tokio::{
 
 pub use self::listen::{BindError, Listener};
 use self::{
-    cache::{AnswerCache, Finished, Key, Learned},
+    cache::{AnswerCache, Finished, Key, Learned, Standing},
     draft::Draft,
     limit::{Allowance, ClientLimits},
     question::{ExtendedError, Question, Read, Via, Why},
@@ -97,6 +97,8 @@ pub enum Heard {
         answer: Answer,
         /// To how many.
         hits: u64,
+        /// After how many times that all was forgotten: see [`Forwarder::forgotten`].
+        since: u64,
     },
 }
 
@@ -127,6 +129,7 @@ struct Common {
     settings: RwLock<Arc<Settings>>,
     counters: Arc<Counters>,
     epoch: AtomicU64,
+    forgotten: AtomicU64,
 }
 
 /// What the daemon wants of the thread.
@@ -134,8 +137,6 @@ struct Common {
 enum Command {
     /// Listen at new addresses, and no longer at those that are not in the set.
     Listen(Vec<Listener>, BTreeSet<IpAddr>),
-    /// Forget all answers.
-    Forget,
 }
 
 /// The thread's state.
@@ -145,7 +146,14 @@ struct Service {
     answers: RefCell<AnswerCache>,
     asking: RefCell<HashMap<Key, Asking>>,
     limits: RefCell<ClientLimits>,
-    waiting: Cell<u32>,
+    waiting: RefCell<Waiting>,
+}
+
+/// Who waits for answers.
+#[derive(Debug, Default)]
+struct Waiting {
+    all: u32,
+    by_client: HashMap<IpAddr, u32>,
 }
 
 /// A question that is being answered, for all who asked it.
@@ -196,6 +204,7 @@ impl Forwarder {
             settings: RwLock::new(Arc::new(settings)),
             counters,
             epoch: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
         });
         let (commands, inbox) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -234,9 +243,15 @@ impl Forwarder {
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Forgets all answers.
+    /// Forgets all answers, also those that are on their way.
     pub fn forget(&self) {
-        self.command(Command::Forget);
+        self.shared.forgotten.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often all answers were forgotten.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.shared.forgotten.load(Ordering::SeqCst)
     }
 
     fn command(&self, command: Command) {
@@ -256,17 +271,14 @@ impl Service {
             answers: RefCell::default(),
             asking: RefCell::default(),
             limits: RefCell::default(),
-            waiting: Cell::new(0),
+            waiting: RefCell::default(),
         }
     }
 
     async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let mut listeners = listen::Tasks::default();
-        while let Some(command) = inbox.recv().await {
-            match command {
-                Command::Listen(new, addresses) => listeners.change(&self, new, &addresses),
-                Command::Forget => self.answers.borrow_mut().clear(),
-            }
+        while let Some(Command::Listen(new, addresses)) = inbox.recv().await {
+            listeners.change(&self, new, &addresses);
         }
     }
 
@@ -283,6 +295,12 @@ impl Service {
         self.count(Count::Questions);
         let now = Instant::now();
         let settings = self.settings();
+        // Reading costs, too: a client whose tokens are used up gets the header back at most.
+        if self.limits.borrow_mut().take(client, settings.client_rate, now) == Allowance::Exhausted
+        {
+            self.count(Count::RateLimited);
+            return question::refused(bytes).map_or(Reply::Nothing, Reply::Now);
+        }
         let question = match Question::read(bytes, via) {
             Read::Question(question) => question,
             Read::Refused(why, response) => {
@@ -302,29 +320,30 @@ impl Service {
             self.count(what);
             asked.response(code, &[], &[], Some(error)).map_or(Reply::Nothing, Reply::Now)
         };
-        let allowance = self.limits.borrow_mut().take(client, settings.client_rate, now);
-        if allowance == Allowance::Exhausted {
-            return refuse(Count::RateLimited, ResponseCode::Refused, ExtendedError::Other);
-        }
-        let covered = name.as_ref().is_some_and(|name| settings.wanted.covers(name));
-        let name = match (name, covered, settings.outside) {
-            (Some(name), true, _) | (Some(name), false, OutsidePolicy::Answer) => name,
-            (Some(_), false, OutsidePolicy::Refuse) | (None, _, _) => {
-                return refuse(Count::NotListed, ResponseCode::Refused, ExtendedError::Blocked);
+        let not_listed = (Count::NotListed, ResponseCode::Refused, ExtendedError::Blocked);
+        let Some(name) = name else {
+            let (what, code, error) = not_listed;
+            return refuse(what, code, error);
+        };
+        let standing = match (settings.wanted.covers(&name), settings.outside) {
+            (true, _) => Standing::Covered,
+            (false, OutsidePolicy::Answer) => Standing::Outside,
+            (false, OutsidePolicy::Refuse) => {
+                let (what, code, error) = not_listed;
+                return refuse(what, code, error);
             }
         };
-        let key = Key::new(name, kind);
+        let key = Key::new(name, kind, standing);
         if let Some(finished) = self.known(&key, now) {
             self.count(Count::CacheHits);
             let (answers, authorities) = finished.aged(now);
             let response = asked.response(finished.code, &answers, &authorities, finished.error);
             return response.map_or(Reply::Nothing, Reply::Now);
         }
-        if self.waiting.get() >= settings.max_questions {
+        let Some(waits) = Waits::begin(self, client, settings.max_questions) else {
             return refuse(Count::TooManyQuestions, ResponseCode::ServFail, ExtendedError::Other);
-        }
-        let asking = self.ask(&key, kind, covered, &settings);
-        let waits = Waits::new(self);
+        };
+        let asking = self.ask(&key, kind, &settings);
         Reply::Later(Box::pin(async move {
             let finished = asking.await;
             drop(waits);
@@ -335,7 +354,8 @@ impl Service {
 
     /// An answer that is still good, and all of whose addresses are surely in force.
     fn known(&self, key: &Key, now: Instant) -> Option<Rc<Finished>> {
-        let finished = Rc::clone(self.answers.borrow().get(key, now)?);
+        let forgotten = self.shared.forgotten.load(Ordering::SeqCst);
+        let finished = Rc::clone(self.answers.borrow().get(key, forgotten, now)?);
         let Some(learned) = &finished.learned else { return Some(finished) };
         if learned.epoch != self.shared.epoch.load(Ordering::SeqCst)
             || learned.until <= now + ABOUT_TO_END
@@ -347,7 +367,8 @@ impl Service {
             && let Some(answer) = finished.addresses(now)
         {
             let name = key.name.clone();
-            let again = Heard::Again { name, answer, hits: learned.hits.get() };
+            let again =
+                Heard::Again { name, answer, hits: learned.hits.get(), since: finished.since };
             // Where the daemon is busy it is told with the next question.
             if self.heard.try_send(again).is_ok() {
                 learned.told.set(now);
@@ -358,13 +379,7 @@ impl Service {
     }
 
     /// Asks upstream, or waits with those who asked the same before.
-    fn ask(
-        self: &Rc<Self>,
-        key: &Key,
-        kind: RecordType,
-        covered: bool,
-        settings: &Arc<Settings>,
-    ) -> Asking {
+    fn ask(self: &Rc<Self>, key: &Key, kind: RecordType, settings: &Arc<Settings>) -> Asking {
         if let Some(asking) = self.asking.borrow().get(key) {
             self.count(Count::Joined);
             return asking.clone();
@@ -374,11 +389,12 @@ impl Service {
         let asked = key.clone();
         let asking = async move {
             let now = Instant::now();
-            let good = service.answers.borrow().get(&asked, now).map(Rc::clone);
+            let forgotten = service.shared.forgotten.load(Ordering::SeqCst);
+            let good = service.answers.borrow().get(&asked, forgotten, now).map(Rc::clone);
             let finished = match good {
                 // It is good but for its addresses, which may not be in force.
                 Some(finished) => service.learn_again(&asked, &finished, &settings).await,
-                None => service.resolve(&asked, kind, covered, &settings).await,
+                None => service.resolve(&asked, kind, &settings).await,
             };
             let finished = Rc::new(finished);
             service.count(match finished.error {
@@ -399,13 +415,8 @@ impl Service {
         asking
     }
 
-    async fn resolve(
-        &self,
-        key: &Key,
-        kind: RecordType,
-        covered: bool,
-        settings: &Settings,
-    ) -> Finished {
+    async fn resolve(&self, key: &Key, kind: RecordType, settings: &Settings) -> Finished {
+        let since = self.shared.forgotten.load(Ordering::SeqCst);
         let failed = |error| Finished::failed(ResponseCode::ServFail, error);
         let Ok(name) = to_name(&key.name) else { return failed(ExtendedError::Other) };
         let response = match settings.resolver.ask(&name, kind, QUESTION_LIMIT).await {
@@ -435,8 +446,8 @@ impl Service {
         let ends = made + Duration::from_secs(draft.ttl.into());
         let Draft { code, answers, authorities, addresses, .. } = draft;
         let finished =
-            Finished { code, answers, authorities, error: None, made, ends, learned: None };
-        if covered && !addresses.records.is_empty() {
+            Finished { code, answers, authorities, error: None, made, ends, since, learned: None };
+        if key.standing == Standing::Covered && !addresses.records.is_empty() {
             self.learn(key, addresses, finished, settings).await
         } else {
             finished
@@ -454,6 +465,7 @@ impl Service {
             error: finished.error,
             made: now,
             ends: finished.ends,
+            since: finished.since,
             learned: None,
         };
         match finished.addresses(now) {
@@ -520,17 +532,35 @@ impl Service {
 }
 
 /// A client that waits, counted for as long as it does.
-struct Waits(Rc<Service>);
+struct Waits {
+    service: Rc<Service>,
+    client: IpAddr,
+}
 
 impl Waits {
-    fn new(service: &Rc<Service>) -> Self {
-        service.waiting.set(service.waiting.get().saturating_add(1));
-        Self(Rc::clone(service))
+    /// Lets a client wait, if there is room for it: one alone has an eighth of all.
+    fn begin(service: &Rc<Service>, address: IpAddr, most: u32) -> Option<Self> {
+        let client = limit::client_of(address);
+        let mut waiting = service.waiting.borrow_mut();
+        let of_client = waiting.by_client.get(&client).copied().unwrap_or(0);
+        if waiting.all >= most || of_client >= most.div_ceil(8) {
+            return None;
+        }
+        waiting.all += 1;
+        *waiting.by_client.entry(client).or_default() += 1;
+        Some(Self { service: Rc::clone(service), client })
     }
 }
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
+        let mut waiting = self.service.waiting.borrow_mut();
+        waiting.all = waiting.all.saturating_sub(1);
+        if let Some(of_client) = waiting.by_client.get_mut(&self.client) {
+            *of_client = of_client.saturating_sub(1);
+            if *of_client == 0 {
+                waiting.by_client.remove(&self.client);
+            }
+        }
     }
 }

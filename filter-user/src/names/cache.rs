@@ -305,6 +305,15 @@ impl NameCache {
         changed
     }
 
+    /// Whether a name that is looked up has neither an address nor a result yet.
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        let pending = |entry: &Entry| {
+            entry.held.is_empty() && entry.last.is_none() && entry.failing.is_none()
+        };
+        self.names.values().any(pending)
+    }
+
     /// The look-ups to start now, the longest overdue first. Each is to be followed by one
     /// [`Self::answer`].
     pub fn due(&mut self, now: Instant) -> Vec<Fqdn> {
@@ -460,6 +469,17 @@ impl NameCache {
             self.forget_if_empty(&name);
         }
         changed
+    }
+
+    /// Forgets addresses that could not be put in force.
+    pub fn unlearn(&mut self, pairs: &BTreeSet<(Fqdn, IpAddr)>) {
+        for (name, address) in pairs {
+            let held = self.names.get_mut(name).and_then(|entry| entry.held.remove(address));
+            if let Some(held) = held {
+                self.unlist(name, *address, &held);
+            }
+            self.forget_if_empty(name);
+        }
     }
 
     /// The addresses that are allowed as of the last call that took the time.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hickory_proto::{
-    op::ResponseCode,
+    op::{Message, OpCode, ResponseCode},
     rr::{Record, RecordType},
 };
 
@@ -19,11 +19,24 @@ use crate::{names::Answer, policy::Fqdn};
 /// The bound on answers that are kept. What ends soonest makes room.
 const MOST_ANSWERS: usize = 20_000;
 
+/// What is longer, in bytes, is asked for anew each time.
+const LONG_ANSWER: usize = 4096;
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) name: Fqdn,
     pub(super) kind: u16,
+    pub(super) standing: Standing,
+}
+
+/// Whether what is answered has to be learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Standing {
+    /// A rule covers the name.
+    Covered,
+    /// None does, and it is answered all the same.
+    Outside,
 }
 
 /// An answer as clients get it.
@@ -37,6 +50,8 @@ pub(super) struct Finished {
     pub(super) made: Instant,
     /// When the first of its TTLs ends.
     pub(super) ends: Instant,
+    /// How often all answers had been forgotten when it was asked for.
+    pub(super) since: u64,
     /// What of it was learned.
     pub(super) learned: Option<Learned>,
 }
@@ -66,8 +81,8 @@ pub(super) struct AnswerCache {
 // === impl Key ===
 
 impl Key {
-    pub(super) fn new(name: Fqdn, kind: RecordType) -> Self {
-        Self { name, kind: kind.into() }
+    pub(super) fn new(name: Fqdn, kind: RecordType, standing: Standing) -> Self {
+        Self { name, kind: kind.into(), standing }
     }
 }
 
@@ -84,6 +99,7 @@ impl Finished {
             error: Some(error),
             made: now,
             ends: now,
+            since: 0,
             learned: None,
         }
     }
@@ -111,6 +127,13 @@ impl Finished {
         Some(answer)
     }
 
+    /// Whether it would take too much memory: usual answers have some hundred bytes.
+    fn is_long(&self) -> bool {
+        let mut message = Message::response(0, OpCode::Query);
+        message.answers.clone_from(&self.answers);
+        message.to_vec().map_or(true, |bytes| bytes.len() > LONG_ANSWER)
+    }
+
     fn age(&self, now: Instant) -> u32 {
         let age: Duration = now.saturating_duration_since(self.made);
         u32::try_from(age.as_secs()).unwrap_or(u32::MAX)
@@ -120,9 +143,11 @@ impl Finished {
 // === impl AnswerCache ===
 
 impl AnswerCache {
-    /// An answer whose TTL is not over.
-    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<&Rc<Finished>> {
-        self.answers.get(key).filter(|finished| finished.ends > now)
+    /// An answer whose TTL is not over, and which was asked for since all were `forgotten` that
+    /// often.
+    pub(super) fn get(&self, key: &Key, forgotten: u64, now: Instant) -> Option<&Rc<Finished>> {
+        let good = |finished: &&Rc<Finished>| finished.ends > now && finished.since == forgotten;
+        self.answers.get(key).filter(good)
     }
 
     /// Keeps an answer, if it holds beyond this moment.
@@ -133,7 +158,7 @@ impl AnswerCache {
             self.answers.remove(oldest);
             self.ends.pop_first();
         }
-        if finished.ends <= now {
+        if finished.ends <= now || finished.is_long() {
             return;
         }
         let ends = finished.ends;
@@ -142,11 +167,6 @@ impl AnswerCache {
         }
         self.ends.insert((ends, key));
     }
-
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[cfg(test)]
@@ -154,7 +174,11 @@ mod tests {
     use super::*;
 
     fn key(number: usize) -> Key {
-        Key::new(Fqdn::try_from(&*format!("n{number}.example.com")).unwrap(), RecordType::A)
+        Key::new(
+            Fqdn::try_from(&*format!("n{number}.example.com")).unwrap(),
+            RecordType::A,
+            Standing::Covered,
+        )
     }
 
     fn finished(now: Instant, ttl: u64) -> Rc<Finished> {
@@ -172,14 +196,14 @@ mod tests {
         cache.put(key(0), finished(now, 60), now);
         cache.put(key(1), finished(now, 0), now);
         let at = |seconds| now + Duration::from_secs(seconds);
-        assert!(cache.get(&key(0), at(59)).is_some());
-        assert!(cache.get(&key(0), at(60)).is_none());
-        assert!(cache.get(&key(1), now).is_none(), "a TTL of 0 is for one answer");
-        assert!(cache.get(&Key { kind: 28, ..key(0) }, now).is_none());
+        assert!(cache.get(&key(0), 0, at(59)).is_some());
+        assert!(cache.get(&key(0), 0, at(60)).is_none());
+        assert!(cache.get(&key(1), 0, now).is_none(), "a TTL of 0 is for one answer");
+        assert!(cache.get(&Key { kind: 28, ..key(0) }, 0, now).is_none());
         // A newer one takes its place, and the older one's end takes nothing with it.
         cache.put(key(0), finished(at(30), 60), at(30));
         cache.put(key(2), finished(at(70), 60), at(70));
-        assert!(cache.get(&key(0), at(80)).is_some());
+        assert!(cache.get(&key(0), 0, at(80)).is_some());
         assert_eq!(cache.ends.len(), cache.answers.len());
     }
 
@@ -192,7 +216,7 @@ mod tests {
             cache.put(key(number), finished(now, ttl), now);
         }
         assert_eq!((cache.answers.len(), cache.ends.len()), (MOST_ANSWERS, MOST_ANSWERS));
-        assert!(cache.get(&key(9), now).is_none());
-        assert!(cache.get(&key(10), now).is_some());
+        assert!(cache.get(&key(9), 0, now).is_none());
+        assert!(cache.get(&key(10), 0, now).is_some());
     }
 }

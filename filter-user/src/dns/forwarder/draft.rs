@@ -68,12 +68,23 @@ impl Draft {
         for record in message.answers.iter().filter(|record| path.passes(record)) {
             // A server may say it twice.
             if answers.iter().all(|known| known.name != record.name) {
-                answers.extend(take(record));
+                answers.extend(take(record).map(|mut alias| {
+                    // The client must not believe the way for longer than it is learned for.
+                    alias.ttl = alias.ttl.min(path.ttl);
+                    alias
+                }));
             }
         }
         let place = |record: &Record| path.names.iter().position(|name| **name == record.name);
         answers.sort_by_key(place);
-        let asked = |record: &&Record| path.ends_in(record) && record.record_type() == kind;
+        let code = match message.metadata.response_code {
+            ResponseCode::NXDomain => ResponseCode::NXDomain,
+            _ => ResponseCode::NoError,
+        };
+        // A name that doesn't exist has no records, whatever stands beside.
+        let asked = |record: &&Record| {
+            code == ResponseCode::NoError && path.ends_in(record) && record.record_type() == kind
+        };
         answers.extend(message.answers.iter().filter(asked).filter_map(take));
 
         let is_off = |record: &&Record| {
@@ -98,10 +109,6 @@ impl Draft {
             chain: path.chain.clone(),
             resolver: *resolver,
             missing: None,
-        };
-        let code = match message.metadata.response_code {
-            ResponseCode::NXDomain => ResponseCode::NXDomain,
-            _ => ResponseCode::NoError,
         };
         let is_denial =
             code == ResponseCode::NXDomain || answers.iter().all(|record| path.passes(record));

@@ -9,6 +9,8 @@ use std::{
 
 /// Clients that are remembered. A client whose bucket is full needs none.
 const MOST_CLIENTS: usize = 16_384;
+/// So many times what one may ask, all hosts of an IPv6 network may ask together.
+const HOSTS_OF_A_NETWORK: u32 = 16;
 
 /// A bucket of tokens for each client: as many questions at once as in a second.
 #[derive(Debug, Default)]
@@ -32,9 +34,20 @@ pub(super) enum Allowance {
 // === impl ClientLimits ===
 
 impl ClientLimits {
-    /// Takes a token from the client's bucket, which gets `rate` in a second and holds as many.
+    /// Takes a token from the bucket of a client, which gets `rate` in a second and holds as many.
+    /// A network of IPv6 clients has one as well, for the hosts that change their addresses.
     pub(super) fn take(&mut self, address: IpAddr, rate: u32, now: Instant) -> Allowance {
-        let client = client_of(address);
+        let address = address.to_canonical();
+        let network = client_of(address);
+        // What a host may not ask is not taken from the others.
+        let allowance = self.take_of(address, rate, now);
+        if allowance == Allowance::Exhausted || network == address {
+            return allowance;
+        }
+        self.take_of(network, rate.saturating_mul(HOSTS_OF_A_NETWORK), now)
+    }
+
+    fn take_of(&mut self, client: IpAddr, rate: u32, now: Instant) -> Allowance {
         let token = Duration::from_secs(1) / rate.max(1);
         if !self.buckets.contains_key(&client) && self.buckets.len() >= MOST_CLIENTS {
             self.buckets.retain(|_, bucket| bucket.full > now);
@@ -52,9 +65,8 @@ impl ClientLimits {
     }
 }
 
-/// A client: an IPv4 address, or an IPv6 network of 64 bits, in which a host has any address that
-/// it likes.
-fn client_of(address: IpAddr) -> IpAddr {
+/// An IPv4 address, or an IPv6 network of 64 bits, in which a host has any address that it likes.
+pub(super) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
@@ -76,8 +88,10 @@ mod tests {
         let now = Instant::now();
         assert_eq!(granted(&mut limits, "10.0.0.1", 1000, now), 100);
         assert_eq!(granted(&mut limits, "10.0.0.2", 1000, now), 100);
-        assert_eq!(granted(&mut limits, "fd00::1", 60, now), 60);
-        assert_eq!(granted(&mut limits, "fd00::2", 60, now), 40, "one network of 64 bits");
+        for host in 1..17 {
+            assert_eq!(granted(&mut limits, &format!("fd00::{host:x}"), 1000, now), 100, "{host}");
+        }
+        assert_eq!(granted(&mut limits, "fd00::99", 60, now), 0, "one network of 64 bits");
         assert_eq!(granted(&mut limits, "fd00:0:0:1::2", 60, now), 60);
         let later = now + Duration::from_millis(500);
         assert_eq!(granted(&mut limits, "10.0.0.1", 1000, later), 50);

@@ -23,6 +23,8 @@ use crate::{dns::count::Count, policy::Upstream};
 
 /// The longest message that is read over UDP: no question comes near it.
 const UDP_BUFFER: usize = 4096;
+/// The longest question that is read over TCP, in bytes: a name has 255 at most.
+const LONGEST_QUESTION: u16 = 4096;
 /// What waits for us at most while we are busy, in bytes; the kernel may allow less.
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// Datagrams that are read in a row before others have their turn.
@@ -219,6 +221,9 @@ async fn serve_stream(
     loop {
         let read = async {
             let length = stream.read_u16().await?;
+            if length > LONGEST_QUESTION {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             let mut bytes = vec![0; usize::from(length)];
             stream.read_exact(&mut bytes).await?;
             io::Result::Ok(bytes)

@@ -81,6 +81,29 @@ pub(super) enum ExtendedError {
     NoReachableAuthority,
 }
 
+/// REFUSED without a look at the question, for who asks too much.
+pub(super) fn refused(bytes: &[u8]) -> Option<Vec<u8>> {
+    let [id_high, id_low, flags, _] = bytes.first_chunk::<4>()?;
+    if flags & 0x80 != 0 {
+        return None;
+    }
+    let id = u16::from_be_bytes([*id_high, *id_low]);
+    Message::error_msg(id, OpCode::Query, ResponseCode::Refused).to_vec().ok()
+}
+
+/// Whether the counts of the header are those of a question (RFC 1035, section 4.1.1): one, without
+/// records but for EDNS and a signature. Whatever else there is isn't worth reading.
+fn has_usual_counts(bytes: &[u8]) -> bool {
+    let count = |at: usize| {
+        let pair = bytes.get(at..)?.first_chunk::<2>()?;
+        Some(u16::from_be_bytes(*pair))
+    };
+    count(4) == Some(1)
+        && count(6) == Some(0)
+        && count(8) == Some(0)
+        && count(10).is_some_and(|records| records <= 2)
+}
+
 // === impl Question ===
 
 impl Question {
@@ -98,6 +121,17 @@ impl Question {
             Ok(response) => Read::Refused(why, response),
             Err(_) => Read::Ignored,
         };
+        // Another operation may have other sections; it is refused whatever it holds.
+        if flags & 0x78 != 0 {
+            return refuse(
+                Why::NotSupported,
+                OpCode::from_u8(flags >> 3 & 0xf),
+                ResponseCode::NotImp,
+            );
+        }
+        if !has_usual_counts(bytes) {
+            return refuse(Why::Malformed, OpCode::Query, ResponseCode::FormErr);
+        }
         let Ok(message) = wire::parse(bytes) else {
             return refuse(Why::Malformed, OpCode::Query, ResponseCode::FormErr);
         };
