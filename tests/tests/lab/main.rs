@@ -20,6 +20,7 @@ mod intercept;
 mod judge;
 mod kill;
 mod names_attacks;
+mod names_cli;
 mod names_faults;
 mod names_peers;
 mod names_support;
