@@ -189,11 +189,7 @@ fn a_restart_without_a_resolver_keeps_what_was_known() {
         Gateway::new(&lab, &Configuration::new(patient).policy("test", policy)).unwrap();
     gateway.start().unwrap();
     check_tcp(&lab.client, "20.190.130.1:443", Outcome::Answered);
-    // The addresses are on disk some seconds after they came.
-    wait_until("the names are saved", Duration::from_secs(20), || {
-        Ok(gateway.state().join("names.json").exists())
-    })
-    .unwrap();
+    // What is in force was written before, so nothing has to be waited for.
     dns.stop();
     gateway.kill();
     gateway.start().unwrap();
