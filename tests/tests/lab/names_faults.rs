@@ -34,7 +34,7 @@ const RECOVERY: Duration = Duration::from_secs(20);
 
 /// Within this time after its start the daemon answers clients. Without optimization, the daemon
 /// itself takes three times as long to read back what is in force.
-const RESTART: Duration = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+const RESTART: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_resolver_that_fails_in_every_way() {
