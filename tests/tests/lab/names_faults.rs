@@ -32,8 +32,7 @@ use crate::{
 /// How long a resolver that answers again may be left alone.
 const RECOVERY: Duration = Duration::from_secs(20);
 
-/// Within this time after its start the daemon answers clients. Without optimization, the daemon
-/// itself takes three times as long to read back what is in force.
+/// Within this time after its start the daemon answers clients.
 const RESTART: Duration = Duration::from_secs(1);
 
 #[test]
