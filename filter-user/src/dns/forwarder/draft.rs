@@ -169,3 +169,136 @@ fn withhold_hints(data: &mut RData) -> Option<()> {
     svc_params.retain(|(key, _)| !is_hint(key));
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use hickory_proto::{
+        op::{Message, OpCode},
+        rr::rdata::{A, CNAME, HTTPS, SOA, svcb::IpHint},
+    };
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn a(owner: &str, ttl: u32, last: u8) -> Record {
+        let address = Ipv4Addr::new(20, 0, 0, last);
+        Record::from_rdata(name(owner), ttl, RData::A(A(address)))
+    }
+
+    fn cname(owner: &str, ttl: u32, target: &str) -> Record {
+        Record::from_rdata(name(owner), ttl, RData::CNAME(CNAME(name(target))))
+    }
+
+    fn soa(owner: &str, ttl: u32, minimum: u32) -> Record {
+        let data = SOA::new(name("ns.example."), name("root.example."), 1, 1, 1, 1, minimum);
+        Record::from_rdata(name(owner), ttl, RData::SOA(data))
+    }
+
+    /// What becomes of a response to a question for `q.w.example.`.
+    fn draft(kind: RecordType, change: impl FnOnce(&mut Message)) -> (Draft, Counters) {
+        let mut message = Message::response(1, OpCode::Query);
+        change(&mut message);
+        let resolver: IpAddr = "192.0.2.53".parse().unwrap();
+        let response = Response { message, resolver };
+        let counters = Counters::default();
+        let day = Duration::from_secs(24 * 3600);
+        let draft = Draft::new(&name("q.w.example."), kind, &response, day, &counters);
+        (draft.unwrap(), counters)
+    }
+
+    fn lines(records: &[Record]) -> Vec<String> {
+        let line =
+            |record: &Record| format!("{} {} {}", record.name, record.ttl, record.record_type());
+        records.iter().map(line).collect()
+    }
+
+    #[test]
+    fn aliases_come_first_and_in_order_and_strays_are_counted() {
+        let (draft, counters) = draft(RecordType::A, |message| {
+            message.answers = vec![
+                a("C.example.", 300, 1),
+                cname("b.example.", 200, "c.example."),
+                a("elsewhere.example.", 300, 66),
+                cname("q.W.example.", 100, "B.example."),
+                cname("q.w.example.", 50, "b.example."),
+            ];
+            message.authorities = vec![a("q.w.example.", 300, 67)];
+            message.additionals = vec![a("q.w.example.", 300, 68), a("x.example.", 1, 69)];
+        });
+        let expected = ["q.w.example. 50 CNAME", "b.example. 50 CNAME", "c.example. 300 A"];
+        assert_eq!(lines(&draft.answers), expected);
+        assert_eq!(draft.addresses.records, [(Ipv4Addr::new(20, 0, 0, 1).into(), 50)]);
+        assert_eq!(draft.ttl, 50);
+        let counted = counters.all();
+        let count = |what| counted.get(what).copied();
+        assert_eq!(
+            (count("off-chain"), count("authority"), count("additional")),
+            (Some(1), Some(1), Some(2))
+        );
+    }
+
+    #[test]
+    fn ttls_have_a_ceiling_and_no_sign() {
+        let (draft, _) = draft(RecordType::A, |message| {
+            message.answers = vec![a("q.w.example.", 1 << 31, 1), a("q.w.example.", 1 << 30, 2)];
+        });
+        assert_eq!(lines(&draft.answers), ["q.w.example. 0 A", "q.w.example. 86400 A"]);
+        assert_eq!(draft.ttl, 0);
+    }
+
+    #[test]
+    fn a_denial_holds_as_long_as_its_zone_says_and_not_for_long() {
+        for (owner, ttl, minimum, expected) in [
+            ("w.example.", 60, 900, 60),
+            ("example.", 9000, 30, 30),
+            ("example.", 9000, 9000, 300),
+            // A zone that the name is not in says nothing about it.
+            ("evil.net.", 9000, 9000, 0),
+        ] {
+            for code in [ResponseCode::NoError, ResponseCode::NXDomain] {
+                let (draft, _) = draft(RecordType::A, |message| {
+                    message.metadata.response_code = code;
+                    message.authorities = vec![soa(owner, ttl, minimum)];
+                });
+                assert_eq!((draft.code, draft.ttl), (code, expected), "{owner} {ttl} {minimum}");
+                assert_eq!(draft.authorities.len(), usize::from(expected > 0));
+                assert!(draft.addresses.records.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_has_no_address() {
+        let (draft, _) = draft(RecordType::A, |message| {
+            message.metadata.response_code = ResponseCode::NXDomain;
+            message.answers = vec![a("q.w.example.", 60, 1)];
+        });
+        assert!(draft.answers.is_empty() && draft.addresses.records.is_empty());
+    }
+
+    #[test]
+    fn hints_are_withheld() {
+        let hint = || {
+            let hint = IpHint(vec![A(Ipv4Addr::new(20, 0, 0, 1))]);
+            (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(hint))
+        };
+        let record = |parameters| {
+            let binding = SVCB::new(1, name("."), parameters);
+            Record::from_rdata(name("q.w.example."), 60, RData::HTTPS(HTTPS(binding)))
+        };
+        let mandatory = Mandatory(vec![SvcParamKey::Ipv4Hint]);
+        let mandatory = (SvcParamKey::Mandatory, SvcParamValue::Mandatory(mandatory));
+        let port = (SvcParamKey::Port, SvcParamValue::Port(443));
+        let (draft, _) = draft(RecordType::HTTPS, |message| {
+            message.answers =
+                vec![record(vec![port.clone(), hint()]), record(vec![mandatory, hint()])];
+        });
+        assert_eq!(draft.answers, [record(vec![port])]);
+        assert!(draft.addresses.records.is_empty());
+    }
+}
