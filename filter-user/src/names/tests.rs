@@ -400,3 +400,66 @@ fn flushed_names_are_forgotten_or_looked_up_anew() {
     assert_eq!(cache.due(start), [name("a.example.com")]);
     assert_eq!(held(&cache, "b.example.com"), ["8.8.8.8"]);
 }
+
+/// 10,000 names, of which 9,900 never get an answer. They neither use up all look-ups, nor do they
+/// keep the others from being refreshed once each had its turn.
+#[test]
+fn ten_thousand_names_that_fail_slowly_do_not_stall_the_others() {
+    const SLOW: Duration = Duration::from_millis(4800);
+    const FAST: Duration = Duration::from_millis(20);
+    const TTL: u32 = 60;
+    let start = Instant::now();
+    let settings = Settings {
+        max_lookups: Settings::MAX_LOOKUPS,
+        max_addresses: 100_000,
+        grace: 60 * SECOND,
+        ..settings()
+    };
+    let names: BTreeMap<Fqdn, SpecialPurpose> = (0..10_000)
+        .map(|number| {
+            let kind = if number % 100 == 0 { "fast" } else { "slow" };
+            (name(&format!("n{number}.{kind}.example.com")), SpecialPurpose::Refused)
+        })
+        .collect();
+    let mut cache = NameCache::new(settings, 1);
+    cache.set_wanted(exact(&names), start);
+    let is_fast = |name: &Fqdn| name.as_str().contains(".fast.");
+
+    let mut running: BTreeSet<(Instant, Fqdn)> = BTreeSet::new();
+    let (mut now, mut most, mut asked) = (start, 0, 0_u64);
+    let mut answered: BTreeMap<Fqdn, Instant> = BTreeMap::new();
+    let mut longest = Duration::ZERO;
+    while now < start + 1800 * SECOND {
+        for name in cache.due(now) {
+            asked += 1;
+            let takes = if is_fast(&name) { FAST } else { SLOW };
+            running.insert((now + takes, name));
+        }
+        most = most.max(running.len());
+        let next = [running.first().map(|(at, _)| *at), cache.next_wakeup()];
+        now = next.into_iter().flatten().min().unwrap();
+        cache.tick(now);
+        while running.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, name)) = running.pop_first()
+        {
+            let result = if is_fast(&name) {
+                if let Some(last) = answered.insert(name.clone(), now) {
+                    longest = longest.max(now - last);
+                }
+                answer(&[("8.8.8.8", TTL)])
+            } else {
+                Err(LookupFailure::Timeout)
+            };
+            cache.answer(&name, result, now);
+        }
+    }
+    assert_eq!(most, Settings::MAX_LOOKUPS);
+    assert_eq!(answered.len(), 100, "each had its turn");
+    // 9,900 names at a time of 4.8 s by 128 look-ups take 371 s, once.
+    assert!(longest < 400 * SECOND, "{longest:?}");
+    let late = answered.values().filter(|at| now - **at > Duration::from_secs(TTL.into()));
+    assert_eq!(late.count(), 0, "after that they are refreshed in time");
+    // No more than the look-ups at once allow in this time, which is far from a flood.
+    let bound = 1800 * 128 / 4 + 100 * 1800 / 40;
+    assert!(asked < bound, "{asked} questions in half an hour");
+}
