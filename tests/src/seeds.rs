@@ -415,8 +415,9 @@ mod tests {
     }
 
     /// Reasons that no frame has which enters an inside NIC as the first one: they are of flows, of
-    /// outside NICs, and of what leaves. The case table has them.
-    const OF_OTHERS: [&str; 10] = [
+    /// outside NICs, of what leaves, and of gateways that intercept questions. The case table has
+    /// them.
+    const OF_OTHERS: [&str; 12] = [
         "reply",
         "inbound",
         "fragment",
@@ -427,6 +428,8 @@ mod tests {
         "tcp-state",
         "flow-cut",
         "not-from-inside",
+        "dns-intercepted",
+        "dns-not-intercepted",
     ];
 
     #[test]
