@@ -15,12 +15,13 @@ use tokio::sync::mpsc;
 
 use super::Daemon;
 use crate::{
+    control::pattern::fits_name,
     dns::{
         Counters, Resolver,
         forwarder::{BindError, Forwarder, Heard, InForce, Listener, NotInForce, Settings},
     },
     names::{Changed, Wanted},
-    policy::{Dns, Policy},
+    policy::{Dns, Fqdn, Policy},
 };
 
 /// What the forwarder may have told that was not heard yet.
@@ -195,10 +196,9 @@ impl Daemon {
             match heard {
                 Heard::Answer { name, answer, reply } => {
                     let learned = self.names.learn(&name, answer, now);
-                    let brought = learned.changed.clone();
                     changed.merge(learned.changed);
                     let (held, refused) = (learned.held, learned.refused);
-                    replies.push((reply, brought, InForce { held, refused }));
+                    replies.push((reply, name, InForce { held, refused }));
                 }
                 Heard::Again { name, answer, hits, since } => {
                     if since != self.forwarding.forgotten() {
@@ -211,11 +211,15 @@ impl Daemon {
             }
         }
         let result = self.learned(&changed);
-        for (reply, brought, in_force) in replies {
+        for (reply, name, in_force) in replies {
+            // Whoever of those heard here brought it: what was in force before still is, and nothing
+            // else.
+            let is_new = |address: &IpAddr| changed.added.contains(&(name.clone(), *address));
             let said = match result {
                 super::InForce::Now => Ok(in_force),
-                // What was in force before still is.
-                super::InForce::NotYet if brought.is_empty() && self.tables_error.is_none() => {
+                super::InForce::NotYet
+                    if self.tables_error.is_none() && !in_force.held.keys().any(is_new) =>
+                {
                     Ok(in_force)
                 }
                 super::InForce::NotYet => Err(NotInForce),
@@ -290,9 +294,7 @@ impl Daemon {
 
     /// Forgets the addresses of names, and takes them out of force.
     pub(super) fn flush_names(&mut self, pattern: Option<&str>) -> Result<usize> {
-        let chosen = |name: &crate::policy::Fqdn| {
-            pattern.is_none_or(|pattern| crate::control::pattern::fits_name(pattern, name.as_str()))
-        };
+        let chosen = |name: &Fqdn| pattern.is_none_or(|pattern| fits_name(pattern, name.as_str()));
         self.forwarding.distrust();
         self.forwarding.forget();
         let changed: Changed = self.names.flush(chosen, Instant::now());

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     names::{Answer, Refusal, Wanted},
-    policy::{Dns, OutsidePolicy},
+    policy::{Dns, Fqdn, OutsidePolicy},
 };
 
 /// The time that a question may take. Clients ask again after 5 s (resolv.conf(5), `timeout`).
@@ -83,7 +83,7 @@ pub enum Heard {
     /// Addresses that a client is to get once they are in force.
     Answer {
         /// The name that was asked for.
-        name: crate::policy::Fqdn,
+        name: Fqdn,
         /// What the upstream said.
         answer: Answer,
         /// Where the daemon says what is in force.
@@ -92,7 +92,7 @@ pub enum Heard {
     /// An answer that was given to clients again.
     Again {
         /// The name that was asked for.
-        name: crate::policy::Fqdn,
+        name: Fqdn,
         /// The addresses, with what is left of their TTLs.
         answer: Answer,
         /// To how many.
