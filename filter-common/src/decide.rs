@@ -19,7 +19,7 @@ use crate::{
 const FRAGMENT_SECONDS: u64 = 30;
 
 /// RFC 1035, section 4.2.
-const DNS_PORT: u16 = 53;
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// A verdict, and what was looked up on the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,11 @@ fn judge<F: Frame + ?Sized, T: Tables>(
         return Ok(Verdict::Pass(reason));
     }
     check_addresses(headers, grant)?;
-    *class = tables.class(headers.vlan, &headers.source).ok_or(DropReason::SpoofedSource)?;
+    let found = tables.class(headers.vlan, &headers.source);
+    if !headers.source.is_link_local() {
+        tables.remember_class(headers.vlan, &headers.source, found.unwrap_or(Class::NONE));
+    }
+    *class = found.ok_or(DropReason::SpoofedSource)?;
     if payload == Payload::Later {
         return later_fragment(tables, workspace);
     }

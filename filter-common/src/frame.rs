@@ -16,6 +16,14 @@ pub trait Frame {
         self.len() == 0
     }
 
+    /// What [`Self::head`] gives.
+    type Head<'a>: Head
+    where
+        Self: 'a;
+
+    /// The first `N` bytes; `None` where the frame is shorter.
+    fn head<const N: usize>(&self) -> Option<Self::Head<'_>>;
+
     /// Copies `N` bytes that start at `offset`; `None` where any of them is not there.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
@@ -45,6 +53,23 @@ pub trait Frame {
     }
 }
 
+/// The beginning of a frame, which was found to be long enough: reads need no further checks.
+/// Places are constants, all of them within its length.
+pub trait Head {
+    /// The byte at a place.
+    fn byte(&self, place: u32) -> u8;
+    /// The big-endian 16 bits at a place.
+    fn be16(&self, place: u32) -> u16;
+    /// The big-endian 32 bits at a place.
+    fn be32(&self, place: u32) -> u32;
+    /// The big-endian 64 bits at a place.
+    fn be64(&self, place: u32) -> u64;
+}
+
+/// The beginning of a frame on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostHead<'a>(&'a [u8]);
+
 /// A frame that can be made into another one.
 pub trait FrameMut: Frame {
     /// Copies bytes into the frame, from `offset` on; `None` where it has no room for all of them,
@@ -64,9 +89,47 @@ pub struct Buffer<'a> {
     start: usize,
 }
 
+// === impl Head ===
+
+impl HostHead<'_> {
+    fn bytes<const N: usize>(&self, place: u32) -> [u8; N] {
+        let start = usize::try_from(place).ok();
+        let bytes = start.and_then(|start| self.0.get(start..)?.first_chunk());
+        debug_assert!(bytes.is_some(), "a read behind the end of what was checked");
+        bytes.copied().unwrap_or([0; N])
+    }
+}
+
+impl Head for HostHead<'_> {
+    fn byte(&self, place: u32) -> u8 {
+        u8::from_be_bytes(self.bytes(place))
+    }
+
+    fn be16(&self, place: u32) -> u16 {
+        u16::from_be_bytes(self.bytes(place))
+    }
+
+    fn be32(&self, place: u32) -> u32 {
+        u32::from_be_bytes(self.bytes(place))
+    }
+
+    fn be64(&self, place: u32) -> u64 {
+        u64::from_be_bytes(self.bytes(place))
+    }
+}
+
 // === impl Frame ===
 
 impl Frame for &[u8] {
+    type Head<'a>
+        = HostHead<'a>
+    where
+        Self: 'a;
+
+    fn head<const N: usize>(&self) -> Option<HostHead<'_>> {
+        Frame::head::<N>(*self)
+    }
+
     type Anew<'a>
         = &'a [u8]
     where
@@ -86,6 +149,12 @@ impl Frame for &[u8] {
 }
 
 impl Frame for [u8] {
+    type Head<'a> = HostHead<'a>;
+
+    fn head<const N: usize>(&self) -> Option<HostHead<'_>> {
+        self.get(..N).map(HostHead)
+    }
+
     type Anew<'a> = &'a [u8];
 
     fn anew(&self) -> &[u8] {
@@ -121,6 +190,15 @@ impl<'a> Buffer<'a> {
 }
 
 impl Frame for Buffer<'_> {
+    type Head<'a>
+        = HostHead<'a>
+    where
+        Self: 'a;
+
+    fn head<const N: usize>(&self) -> Option<HostHead<'_>> {
+        self.frame().get(..N).map(HostHead)
+    }
+
     type Anew<'a>
         = &'a [u8]
     where

@@ -11,8 +11,10 @@
 pub mod address;
 pub mod decide;
 pub mod egress;
+pub mod fast_path;
 pub mod flow;
 pub mod frame;
+pub mod index;
 pub mod outside;
 pub mod parse;
 pub mod pod;

@@ -6,8 +6,8 @@ mod user {
     use aya::Pod;
 
     use crate::wire::{
-        AddressPair, Counter, Event, EventWindow, FlowKey, FlowRecord, FragmentKey, Observation,
-        RejectBucket, SlotSettings,
+        AddressPair, Counter, Event, EventWindow, FlowKey, FlowRecord, FragmentKey, IndexLayout,
+        Observation, RejectBucket, SlotSettings,
     };
 
     // SAFETY: repr(C), integers only, no padding (the size asserts beside the types), and every
@@ -27,6 +27,8 @@ mod user {
     unsafe impl Pod for FlowRecord {}
     // SAFETY: as above.
     unsafe impl Pod for FragmentKey {}
+    // SAFETY: as above.
+    unsafe impl Pod for IndexLayout {}
     // SAFETY: as above.
     unsafe impl Pod for RejectBucket {}
     // SAFETY: as above.

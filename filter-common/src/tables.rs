@@ -4,6 +4,7 @@
 
 use crate::{
     flow::{Clock, Flow},
+    index::Found,
     parse::Address,
     wire::{AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, Permit, Selector, SlotSettings},
 };
@@ -61,6 +62,10 @@ pub trait Tables {
     /// address can't live behind this NIC.
     fn class(&self, vlan: u16, source: &Address) -> Option<Class>;
 
+    /// Remembers for later packets what [`Tables::class`] said of a source, where that may be of use to
+    /// them ([`Shortcuts::known_class`]). Does nothing where it observes.
+    fn remember_class(&self, vlan: u16, source: &Address, class: Class);
+
     /// The grant of the longest prefix that holds the destination; [`Grant::NONE`] where no prefix
     /// does.
     fn grant(&self, destination: &Address) -> Grant;
@@ -93,4 +98,35 @@ pub trait Tables {
 
     /// Remembers that a packet's first fragment passed. Does nothing where it observes.
     fn remember_first_fragment(&self, key: &FragmentKey, now: u64);
+}
+
+/// What answers the most frequent look-ups in less time than the tables. It may not know, but what it
+/// says is what the tables say.
+pub trait Shortcuts: Tables {
+    /// The class of a source in frames without a tag, [`Class::NONE`] for one that can't live behind
+    /// this NIC. `None` if it is not known, and for sources that are dropped whatever their class
+    /// ([`remembers`]).
+    fn known_class(&self, source: &Address) -> Option<Class>;
+
+    /// What the index says of a destination.
+    fn indexed(&self, destination: &Address) -> Found;
+
+    /// Marks a destination as used in the index, as [`Tables::mark_used`] does in the tables.
+    fn mark_indexed(&self, destination: &Address);
+
+    /// Counts a dropped packet of which no sample needs to be sent; `false` where one does.
+    fn skips_sample(&self) -> bool;
+}
+
+/// Whether the class of a source is remembered: of those that no rule can make right, and of
+/// link-local ones, more than the class has to be looked at.
+#[inline(always)]
+#[must_use]
+pub fn remembers(source: &Address) -> bool {
+    !(source.is_multicast()
+        || source.is_broadcast()
+        || source.is_loopback()
+        || source.is_unspecified()
+        || source.is_ipv4_mapped()
+        || source.is_link_local())
 }

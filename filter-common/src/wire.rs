@@ -11,7 +11,7 @@ use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
@@ -128,6 +128,74 @@ impl SlotSettings {
 }
 
 const _: () = assert!(size_of::<SlotSettings>() == 16 && align_of::<SlotSettings>() == 4);
+
+/// Where the parts of a slot's index begin, in lines within the slot, and how long its tables are
+/// ([`index`](crate::index)). All zeros: there is no index, and the tries are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct IndexLayout {
+    /// The sum of those that hold: [`IndexLayout::V4`], [`IndexLayout::V6`] and
+    /// [`IndexLayout::SHORT6`].
+    pub flags: u32,
+    /// The first line of the table of IPv4 hosts.
+    pub hosts4: u32,
+    /// The number of its lines, a power of two, less one.
+    pub hosts4_mask: u32,
+    /// The first line of the table of IPv6 tops.
+    pub tops6: u32,
+    /// The number of its lines, a power of two, less one.
+    pub tops6_mask: u32,
+    /// The first line of the table of IPv6 hosts.
+    pub hosts6: u32,
+    /// The number of its lines, a power of two, less one.
+    pub hosts6_mask: u32,
+    /// Lines in use, from the first on.
+    pub lines: u32,
+}
+
+impl IndexLayout {
+    /// IPv4 is indexed; its base begins at line 0.
+    pub const V4: u32 = 1;
+    /// IPv6 is indexed.
+    pub const V6: u32 = 2;
+    /// There are IPv6 prefixes shorter than 32 bits, of which the tops say nothing where nothing
+    /// longer is below them.
+    pub const SHORT6: u32 = 4;
+}
+
+const _: () = assert!(size_of::<IndexLayout>() == 32 && align_of::<IndexLayout>() == 4);
+
+/// Changes of the index that one frame carries to the program that makes them, at most.
+pub const INDEX_CHANGES: u32 = 128;
+
+/// A change of one word of the index. In the frame they stand one behind the other, in the
+/// processor's byte order, behind an Ethernet header of zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct IndexChange {
+    /// The line, over both slots, times 8, plus the word.
+    pub place: u32,
+    /// What is done: [`IndexChange::STORE`], [`IndexChange::STORE_LOW`],
+    /// [`IndexChange::STORE_HIGH`], [`IndexChange::SET`] or [`IndexChange::CLEAR`].
+    pub action: u32,
+    /// The value.
+    pub value: u64,
+}
+
+impl IndexChange {
+    /// The word becomes the value.
+    pub const STORE: u32 = 1;
+    /// The word's lower half becomes the value's.
+    pub const STORE_LOW: u32 = 2;
+    /// The word's upper half becomes the value's lower half.
+    pub const STORE_HIGH: u32 = 3;
+    /// The value's bits are set.
+    pub const SET: u32 = 4;
+    /// The value's bits are cleared.
+    pub const CLEAR: u32 = 5;
+}
+
+const _: () = assert!(size_of::<IndexChange>() == 16 && align_of::<IndexChange>() == 8);
 
 /// The value of a destination prefix: a row of the (grant, class) matrix, from 1, and whether the
 /// prefix is one of the gateway's own addresses. Row 0 allows nothing.

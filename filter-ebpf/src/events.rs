@@ -12,6 +12,20 @@ use filter_common::{
 
 use crate::maps::{EVENT_WINDOW, EVENTS};
 
+/// Counts a dropped packet as one that is left out, if this CPU has sent enough samples lately; `false`
+/// if it may send one more.
+#[inline(always)]
+pub(crate) fn skip() -> bool {
+    let Some(window) = EVENT_WINDOW.get_ptr_mut(0) else { return false };
+    // SAFETY: as in `sample`.
+    let (window, now) = unsafe { (&mut *window, bpf_jiffies64() >> EVENT_WINDOW_SHIFT) };
+    if window.window != now || window.sent < u64::from(EVENTS_PER_WINDOW) {
+        return false;
+    }
+    window.skipped = window.skipped.wrapping_add(1);
+    true
+}
+
 /// Sends a sample of a packet that is dropped for the reason with a code, unless this CPU has sent
 /// enough of them lately.
 #[inline(always)]

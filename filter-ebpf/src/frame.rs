@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
-use filter_common::frame::{Frame, FrameMut};
+use filter_common::frame::{Frame, FrameMut, Head};
 
 /// No header that the parser looks at begins beyond this; it keeps offsets in the range that the
 /// verifier accepts for packet pointers.
@@ -45,7 +45,9 @@ impl<'a> PacketFrame<'a> {
     pub(crate) fn of_xdp(context: &'a XdpContext, cell: *mut u32) -> Self {
         // SAFETY: the context is the one that the kernel gave the program.
         let length = unsafe { bpf_xdp_get_buff_len(context.ctx) };
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        // No frame has a length of more than 32 bits, and a check would be one more way to follow.
+        let [l0, l1, l2, l3, ..] = length.to_le_bytes();
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
         let packet = Packet::Entering(context);
         Self { packet, start: context.data(), end: context.data_end(), length, cell }
     }
@@ -89,7 +91,79 @@ impl<'a> MutableFrame<'a> {
     }
 }
 
+/// The beginning of a packet, as much of it as was checked.
+#[derive(Clone, Copy)]
+pub(crate) struct PacketHead(usize);
+
+impl Head for PacketHead {
+    #[inline(always)]
+    fn byte(&self, place: u32) -> u8 {
+        // SAFETY: the place lies within what was checked.
+        unsafe { core::ptr::read((self.0 + place as usize) as *const u8) }
+    }
+
+    #[inline(always)]
+    fn be16(&self, place: u32) -> u16 {
+        u16::from_be(load16(self.0 + place as usize))
+    }
+
+    #[inline(always)]
+    fn be32(&self, place: u32) -> u32 {
+        u32::from_be(load32(self.0 + place as usize))
+    }
+
+    #[inline(always)]
+    fn be64(&self, place: u32) -> u64 {
+        u64::from_be(load64(self.0 + place as usize))
+    }
+}
+
+/// Declares a load of a number that need not be aligned. The compiler would make it of single bytes;
+/// where the processor can't do better, the kernel refuses it.
+macro_rules! load {
+    ($name:ident, $number:ty, $instruction:literal) => {
+        #[cfg(target_arch = "bpf")]
+        #[inline(always)]
+        fn $name(position: usize) -> $number {
+            let loaded: u64;
+            // SAFETY: the position lies within what was checked of the packet.
+            unsafe {
+                core::arch::asm!(
+                    $instruction,
+                    out(reg) loaded,
+                    in(reg) position,
+                    options(pure, readonly, nostack)
+                );
+            }
+            loaded as $number
+        }
+
+        /// Lints look at the crate as one for the host.
+        #[cfg(not(target_arch = "bpf"))]
+        #[inline(always)]
+        fn $name(position: usize) -> $number {
+            // SAFETY: as above.
+            unsafe { core::ptr::read_unaligned(position as *const $number) }
+        }
+    };
+}
+
+load! { load16, u16, "{0} = *(u16 *)({1} + 0)" }
+load! { load32, u32, "{0} = *(u32 *)({1} + 0)" }
+load! { load64, u64, "{0} = *(u64 *)({1} + 0)" }
+
 impl Frame for PacketFrame<'_> {
+    type Head<'b>
+        = PacketHead
+    where
+        Self: 'b;
+
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<PacketHead> {
+        let start = opaque(self.start);
+        if start + N > self.end { None } else { Some(PacketHead(start)) }
+    }
+
     type Anew<'b>
         = PacketFrame<'b>
     where
@@ -111,12 +185,7 @@ impl Frame for PacketFrame<'_> {
 
     #[inline(always)]
     fn forget(&self, offset: u32) -> u32 {
-        // SAFETY: the cell is a live value of a map; volatile, so that the compiler doesn't keep
-        // the value in a register.
-        unsafe {
-            core::ptr::write_volatile(self.cell, offset);
-            core::ptr::read_volatile(self.cell)
-        }
+        forget(self.cell, offset)
     }
 
     #[inline(always)]
@@ -128,6 +197,16 @@ impl Frame for PacketFrame<'_> {
 }
 
 impl Frame for MutableFrame<'_> {
+    type Head<'b>
+        = PacketHead
+    where
+        Self: 'b;
+
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<PacketHead> {
+        self.frame.head::<N>()
+    }
+
     type Anew<'b>
         = PacketFrame<'b>
     where
@@ -182,6 +261,17 @@ impl FrameMut for MutableFrame<'_> {
         self.frame.end = self.context.data_end();
         self.frame.length = length;
         Some(())
+    }
+}
+
+/// The same value, of which the verifier knows nothing: it has been in a cell that lies in a map.
+#[inline(always)]
+pub(crate) fn forget(cell: *mut u32, value: u32) -> u32 {
+    // SAFETY: the cell is a live value of a map that belongs to the packet; volatile, so that the
+    // compiler doesn't keep the value in a register.
+    unsafe {
+        core::ptr::write_volatile(cell, value);
+        core::ptr::read_volatile(cell)
     }
 }
 

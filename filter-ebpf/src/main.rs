@@ -7,8 +7,10 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod atomic;
 mod events;
 mod frame;
+mod index;
 mod maps;
 mod reject;
 mod tables;
@@ -22,6 +24,7 @@ use aya_ebpf::{
 use filter_common::{
     decide::{Decision, decide},
     egress::{Ingress, Side, egress},
+    fast_path::{fast_inside, fast_outside},
     frame::Frame as _,
     outside::decide_outside,
     parse::Headers,
@@ -34,7 +37,7 @@ use filter_common::{
 use crate::{
     frame::PacketFrame,
     maps::{COUNTERS, EGRESS_SCRATCH, INTERFACES, MOMENT, SCRATCH},
-    tables::Slot,
+    tables::{Constants, Slot},
 };
 
 /// The index of the NIC that this instance of the programs serves, below `MAX_NICS`. User space
@@ -54,6 +57,11 @@ static SIDE: u32 = interface::INSIDE;
 /// Ticks in a second (`CONFIG_HZ`).
 #[unsafe(no_mangle)]
 static HERTZ: u32 = 1000;
+
+/// Lines of the index of one slot. 0 is for programs that have no short cuts: each packet's addresses
+/// are looked up in the tries.
+#[unsafe(no_mangle)]
+static LINES: u32 = 0;
 
 /// `TCX_NEXT`: programs that were attached later decide. With a qdisc, the same value
 /// (`TC_ACT_UNSPEC`) goes on to the next filter.
@@ -77,6 +85,11 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
     if nic >= MAX_NICS {
         return xdp_action::XDP_DROP;
     }
+    // What was found out on the way through the fast path is not taken along: the verifier would
+    // follow each of its ends through all that comes now.
+    if let Some(action) = fast(context, side, nic) {
+        return action;
+    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return xdp_action::XDP_DROP;
     };
@@ -86,7 +99,7 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
     let frame = PacketFrame::of_xdp(context, &raw mut scratch.cell);
     let workspace = &mut scratch.workspace;
     let role = role();
-    let slot = Slot::active(nic, role, global(&HERTZ));
+    let slot = Slot::active(nic, role, constants(), &raw mut scratch.cell);
     let decision = match side {
         Side::Inside => decide(&frame, &slot, workspace),
         Side::Outside => decide_outside(&frame, &slot, workspace),
@@ -118,6 +131,31 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
     }
 }
 
+/// The action on a packet that the fast path knows what to do with.
+#[inline(always)]
+fn fast(context: &XdpContext, side: Side, nic: u32) -> Option<u32> {
+    let constants = constants();
+    if constants.lines == 0 || role() != Role::Enforcing {
+        return None;
+    }
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: as in `ingress`.
+    let scratch = unsafe { &mut *scratch };
+    let cell = &raw mut scratch.cell;
+    let slot = Slot::active_at_once(nic, constants, cell)?;
+    let frame = PacketFrame::of_xdp(context, cell);
+    let verdict = match side {
+        Side::Inside => fast_inside(&frame, &slot)?,
+        Side::Outside => fast_outside(&frame, &slot, &mut scratch.workspace)?,
+    };
+    // What is dropped in audit mode is none of the fast path's.
+    count(nic, verdict.counter(Mode::Enforce), frame.len());
+    Some(match verdict {
+        Verdict::Permit(_) | Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+    })
+}
+
 /// Follows what leaves by a NIC.
 #[classifier]
 fn sluice_egress(context: TcContext) -> i32 {
@@ -135,13 +173,23 @@ fn sluice_egress(context: TcContext) -> i32 {
         unsafe { ((*context.skb.skb).ingress_ifindex, (*context.skb.skb).gso_segs) };
     let side = if global(&SIDE) == interface::OUTSIDE { Side::Outside } else { Side::Inside };
     let frame = PacketFrame::of_tc(&context, &raw mut scratch.cell);
-    let slot = Slot::active(nic, role(), global(&HERTZ));
+    let slot = Slot::active(nic, role(), constants(), &raw mut scratch.cell);
     let segments = if segments == 0 { 1 } else { segments };
     let workspace = &mut scratch.workspace;
     let verdict = egress(&frame, &slot, workspace, side, ingress_of(from), segments);
     let mode = slot.mode();
     record(nic, &frame, &workspace.headers, verdict, mode);
     if verdict.passes(mode) { TC_NEXT } else { TC_ACT_SHOT }
+}
+
+/// Changes the index.
+#[xdp]
+fn sluice_index(context: XdpContext) -> u32 {
+    match SCRATCH.get_ptr_mut(0) {
+        // SAFETY: the pointer is to this CPU's copy of the value.
+        Some(scratch) => index::change(&context, unsafe { &raw mut (*scratch).cell }),
+        None => 0,
+    }
 }
 
 /// Tells the time in two ways.
@@ -159,6 +207,11 @@ fn sluice_clock(_context: XdpContext) -> u32 {
 fn global(value: &u32) -> u32 {
     // SAFETY: a live value; volatile, as user space sets it after the compiler has seen it.
     unsafe { core::ptr::read_volatile(value) }
+}
+
+#[inline(always)]
+fn constants() -> Constants {
+    Constants { hertz: global(&HERTZ), lines: global(&LINES) }
 }
 
 #[inline(always)]

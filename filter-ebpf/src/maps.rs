@@ -9,10 +9,11 @@ use aya_ebpf::{
 };
 use core::cell::UnsafeCell;
 use filter_common::flow::Workspace;
+use filter_common::index::LineWords;
 use filter_common::wire::{
     AddressPair, COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord,
-    FragmentKey, Grant, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS,
-    MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED, MAX_SOURCES, Observation,
+    FragmentKey, Grant, IndexLayout, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES,
+    MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED, MAX_SOURCES, Observation,
     PORT_CLASS_WORDS, RejectBucket, SLOTS, SlotSettings, VLANS, WRITTEN_WORDS,
 };
 
@@ -26,6 +27,21 @@ pub(crate) struct Scratch {
     pub(crate) client: [u8; 16],
     /// Its first bucket.
     pub(crate) bucket: RejectBucket,
+}
+
+/// Entries of the cache of classes, a power of two.
+pub(crate) const CACHED_CLASSES: u32 = 4096;
+
+/// What a look-up of a source said, and what it was asked.
+#[derive(Clone, Copy)]
+pub(crate) struct CachedClass {
+    /// The slot in force and its generation. What sources mean changes with these alone.
+    pub(crate) active: u64,
+    /// The source address, as two numbers; of IPv4 the first has all bits set, as no source's of
+    /// IPv6 has.
+    pub(crate) source: [u64; 2],
+    /// The class.
+    pub(crate) class: u32,
 }
 
 /// The value of a destination prefix (`wire::Grant`), which packets mark in place.
@@ -100,6 +116,19 @@ pub(crate) static SOURCES6_0: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries
 /// Zone and IPv6 source of slot 1 -> class.
 #[map]
 pub(crate) static SOURCES6_1: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
+
+/// The index of both slots, one behind the other. User space makes it as long as it must be.
+#[map]
+pub(crate) static INDEX: Array<LineWords> = Array::with_max_entries(SLOTS, 0);
+/// The layout of the index, by slot.
+#[map]
+pub(crate) static LAYOUTS: Array<IndexLayout> = Array::with_max_entries(SLOTS, 0);
+
+/// Sources of frames without a tag that this CPU has looked up, and their classes. Each NIC's programs
+/// have one of their own.
+#[map]
+pub(crate) static CLASS_CACHE: PerCpuArray<CachedClass> =
+    PerCpuArray::with_max_entries(CACHED_CLASSES, 0);
 
 /// Counter of a match -> the hosts behind the destination NAT of its services.
 #[map]

@@ -7,8 +7,9 @@ use aya_ebpf::{
 };
 use filter_common::{
     flow::{Clock, Flow, FlowState, Load, Way},
+    index::{self, Found, Line, LineWords, Lines, halves},
     parse::Address,
-    tables::{Class, Mode, PortSet, Role, Tables},
+    tables::{Class, Mode, PortSet, Role, Shortcuts, Tables},
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_CELLS,
         MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, Selector, SlotSettings, VLANS,
@@ -16,10 +17,15 @@ use filter_common::{
     },
 };
 
-use crate::maps::{
-    ACTIVE, CELLS, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell,
-    KEPT_FLOWS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1,
-    SOURCES6_0, SOURCES6_1, ZONES,
+use crate::{
+    atomic, events,
+    frame::forget,
+    maps::{
+        ACTIVE, CACHED_CLASSES, CELLS, CLASS_CACHE, CachedClass, FLOWS, FRAGMENTS, GRANTS4_0,
+        GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell, INDEX, KEPT_FLOWS, LAYOUTS, PORT_CELLS,
+        PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0, SOURCES6_1,
+        ZONES,
+    },
 };
 
 /// The slot that was in force when the packet came, seen from one NIC.
@@ -28,8 +34,22 @@ pub(crate) struct Slot {
     nic: u32,
     settings: SlotSettings,
     role: Role,
-    hertz: u32,
+    constants: Constants,
+    /// For [`Lines::forget`]; as in frames.
+    cell: *mut u32,
 }
+
+/// What user space sets when it loads the programs.
+#[derive(Clone, Copy)]
+pub(crate) struct Constants {
+    /// Ticks in a second.
+    pub(crate) hertz: u32,
+    /// Lines of the index of one slot; 0: there are no short cuts.
+    pub(crate) lines: u32,
+}
+
+/// A line of the index.
+pub(crate) struct IndexLine(*mut LineWords);
 
 /// A flow in the map. The kernel doesn't use its memory for another entry before the program ends
 /// that found it, but for flows that are evicted: then a packet may count for a stranger.
@@ -38,7 +58,7 @@ pub(crate) struct FoundFlow(*mut FlowRecord);
 impl Slot {
     /// Reads the active word, once for the packet.
     #[inline(always)]
-    pub(crate) fn active(nic: u32, role: Role, hertz: u32) -> Self {
+    pub(crate) fn active(nic: u32, role: Role, constants: Constants, cell: *mut u32) -> Self {
         let active = match ACTIVE.get_ptr(0) {
             // SAFETY: the value is aligned and always there; volatile, so that the packet sees
             // one word however often it is used.
@@ -49,7 +69,16 @@ impl Slot {
             Some(settings) => *settings,
             None => SlotSettings::default(),
         };
-        Self { active, nic, settings, role, hertz }
+        Self { active, nic, settings, role, constants, cell }
+    }
+
+    /// As [`Slot::active`], for the fast path, which can do without.
+    #[inline(always)]
+    pub(crate) fn active_at_once(nic: u32, constants: Constants, cell: *mut u32) -> Option<Self> {
+        // SAFETY: as above.
+        let active = Active(unsafe { core::ptr::read_volatile(ACTIVE.get_ptr(0)?) });
+        let settings = *SETTINGS.get(active.slot())?;
+        Some(Self { active, nic, settings, role: Role::Enforcing, constants, cell })
     }
 
     /// What is done with denied packets; anything but the value for audit enforces.
@@ -119,34 +148,9 @@ impl Flow for FoundFlow {
                 Way::Incoming => (&raw mut (*self.0).packets_in, &raw mut (*self.0).bytes_in),
             }
         };
-        add(packets, load.packets);
-        add(bytes, load.bytes);
+        atomic::add(packets, u64::from(load.packets));
+        atomic::add(bytes, u64::from(load.bytes));
     }
-}
-
-/// Adds to a counter in a map that several CPUs add to.
-#[cfg(target_arch = "bpf")]
-#[inline(always)]
-fn add(counter: *mut u64, value: u32) {
-    let value = u64::from(value);
-    // SAFETY: the pointer is to an aligned word of a map's value. The target has atomic additions,
-    // which `core` doesn't offer for it, as it has no other atomic operations.
-    unsafe {
-        core::arch::asm!(
-            "lock *(u64 *)({0} + 0) += {1}",
-            in(reg) counter,
-            in(reg) value,
-            options(nostack)
-        );
-    }
-}
-
-/// Lints look at the crate as one for the host, which has no such instruction.
-#[cfg(not(target_arch = "bpf"))]
-#[inline(always)]
-fn add(counter: *mut u64, value: u32) {
-    // SAFETY: as above, on a single CPU.
-    unsafe { *counter = (*counter).wrapping_add(u64::from(value)) }
 }
 
 impl Tables for Slot {
@@ -171,7 +175,7 @@ impl Tables for Slot {
     fn clock(&self) -> Clock {
         // SAFETY: the helper has no conditions.
         let now = unsafe { bpf_jiffies64() };
-        Clock { now, hertz: u64::from(self.hertz) }
+        Clock { now, hertz: u64::from(self.constants.hertz) }
     }
 
     #[inline(always)]
@@ -241,6 +245,17 @@ impl Tables for Slot {
     }
 
     #[inline(always)]
+    fn remember_class(&self, vlan: u16, source: &Address, class: Class) {
+        // The fast path knows no tags.
+        if vlan == 0
+            && self.role == Role::Enforcing
+            && let Some((cached, entry)) = self.class_entry(source)
+        {
+            *cached = CachedClass { class: class.0, ..entry };
+        }
+    }
+
+    #[inline(always)]
     fn grant(&self, destination: &Address) -> Grant {
         match self.grant_cell(destination) {
             Some(cell) => cell.load(),
@@ -275,7 +290,133 @@ impl Tables for Slot {
     }
 }
 
+impl Lines for Slot {
+    type Line = IndexLine;
+
+    #[inline(always)]
+    fn line(&self, number: u32) -> Option<IndexLine> {
+        if number >= self.constants.lines {
+            return None;
+        }
+        Some(IndexLine(INDEX.get_ptr_mut(self.active.slot() * self.constants.lines + number)?))
+    }
+
+    #[inline(always)]
+    fn forget(&self, value: u32) -> u32 {
+        forget(self.cell, value)
+    }
+}
+
+impl IndexLine {
+    #[inline(always)]
+    fn place(&self, index: u32) -> *mut u64 {
+        // SAFETY: the place lies within the line, whatever the index is.
+        unsafe { self.0.cast::<u64>().add((index & 7) as usize) }
+    }
+}
+
+impl Line for IndexLine {
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        // SAFETY: an aligned word of a map's value; volatile, as others write it.
+        unsafe { core::ptr::read_volatile(self.place(index)) }
+    }
+
+    #[inline(always)]
+    fn keys_up_to(&self, wanted: u32) -> u32 {
+        let behind = u64::from(wanted) + 1;
+        let mut count = 0;
+        for index in 0..8 {
+            let word = self.word(index);
+            count += negative(word & 0xffff_ffff, behind) + negative(word >> 32, behind);
+        }
+        count
+    }
+
+    #[inline(always)]
+    fn set(&self, index: u32, bits: u64) {
+        atomic::set(self.place(index), bits);
+    }
+}
+
+/// 1 where the first number is less than the second; neither is longer than 33 bits. The compiler
+/// would make a branch of it.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn negative(first: u64, second: u64) -> u32 {
+    let mut difference = first;
+    // SAFETY: a register is subtracted from another.
+    unsafe {
+        core::arch::asm!(
+            "{0} -= {1}",
+            inout(reg) difference,
+            in(reg) second,
+            options(pure, nomem, nostack)
+        );
+    }
+    (difference >> 63) as u32
+}
+
+/// Lints look at the crate as one for the host.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+fn negative(first: u64, second: u64) -> u32 {
+    u32::from(first < second)
+}
+
+impl Shortcuts for Slot {
+    #[inline(always)]
+    fn known_class(&self, source: &Address) -> Option<Class> {
+        let (cached, entry) = self.class_entry(source)?;
+        let same = cached.active == entry.active && cached.source == entry.source;
+        if same { Some(Class(cached.class)) } else { None }
+    }
+
+    #[inline(always)]
+    fn indexed(&self, destination: &Address) -> Found {
+        match LAYOUTS.get(self.active.slot()) {
+            Some(layout) => index::find(self, layout, destination),
+            None => Found::UNSURE,
+        }
+    }
+
+    #[inline(always)]
+    fn mark_indexed(&self, destination: &Address) {
+        if let Some(layout) = LAYOUTS.get(self.active.slot()) {
+            index::mark(self, layout, destination);
+        }
+    }
+
+    #[inline(always)]
+    fn skips_sample(&self) -> bool {
+        events::skip()
+    }
+}
+
 impl Slot {
+    /// The entry of a source in the cache, and what it holds if it is the source's, but for the
+    /// class.
+    #[inline(always)]
+    fn class_entry(&self, source: &Address) -> Option<(&'static mut CachedClass, CachedClass)> {
+        if self.constants.lines == 0 || self.active.0 == 0 {
+            return None;
+        }
+        let source = match *source {
+            Address::V4(address) => [u64::MAX, u64::from(u32::from_be_bytes(address))],
+            Address::V6(address) => {
+                let (high, low) = halves(address);
+                [high, low]
+            }
+        };
+        let [high, low] = source;
+        let mixed = (low ^ high.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let cached = CLASS_CACHE.get_ptr_mut((mixed >> 48) as u32 & (CACHED_CLASSES - 1))?;
+        let entry = CachedClass { active: self.active.0, source, class: Class::NONE.0 };
+        // SAFETY: the pointer is to this CPU's copy of the value, which belongs to the programs of
+        // one NIC; of these only the one on what enters uses it, and a packet has the CPU for itself.
+        Some((unsafe { &mut *cached }, entry))
+    }
+
     #[inline(always)]
     fn permit_of(&self, ports: PortSet, selector: Selector) -> Option<Permit> {
         let word =

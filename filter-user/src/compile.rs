@@ -21,6 +21,7 @@ mod destinations;
 mod difference;
 mod edit;
 mod host;
+mod index;
 mod ledger;
 mod meaning;
 mod ports;
@@ -59,6 +60,7 @@ pub use self::{
     difference::{Step, apply, rebuild},
     edit::{Edit, NamesError, plan_names, plan_sweep},
     host::{Host, HostNic},
+    index::{HostPlan, build_index, host_in_line, host_line, index_lines, plan_host},
     ledger::{CounterLedger, InvalidLedger, MATCHES, MatchKey},
     meaning::{Brought, ClientGroup, Match, Meaning, RuleIndex, RuleRef, RuleSet, Via},
     tables::{Memory, SlotTables, View},

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod conntrack;
 mod egress;
 pub mod events;
+mod index;
 pub mod maps;
 pub mod netlink;
 pub mod object;
@@ -23,6 +24,6 @@ pub use self::{
     attach::{AttachedMode, Attachment, Duty, Following},
     events::Events,
     maps::{FlowTables, SharedMaps},
-    object::{Instance, LoadedProgram, Role},
+    object::{Instance, LoadedProgram, Role, Shortcuts},
     pins::PinDirectory,
 };

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use filter_common::{
     decide::{Decision, decide},
     egress::{Ingress, Side, egress},
+    fast_path::{fast_inside, fast_outside},
     flow::Workspace,
     outside::decide_outside,
     parse::Headers,
@@ -225,13 +226,14 @@ impl Ground {
         Ok(())
     }
 
-    /// Puts a slot in force, which holds these tables.
+    /// Puts a slot in force, which holds these tables, with an index of them.
     ///
     /// # Errors
     ///
     /// It holds others, or the map can't be written.
     pub fn activate(&mut self, slot: SlotIndex, tables: &SlotTables) -> Result<()> {
         ensure!(self.slot(slot) == tables, "{slot:?} does not hold what is to be put in force");
+        self.maps.build_index(slot, &tables.grants)?;
         self.active = Active::new(slot.number(), self.active.generation() + 1);
         self.maps.activate(slot, self.active.generation())?;
         self.maps.wait_for_packets()
@@ -406,10 +408,14 @@ impl Ground {
 #[must_use]
 pub fn judge(view: View<'_>, side: Side, frame: &[u8]) -> Judgement {
     let mut workspace = Workspace::default();
+    let fast = judge_fast(view, side, frame);
     let decision = match side {
         Side::Inside => decide(frame, &view, &mut workspace),
         Side::Outside => decide_outside(frame, &view, &mut workspace),
     };
+    if let Some(fast) = fast {
+        assert_eq!(fast, decision.verdict, "the fast path and the filter differ: {frame:02x?}");
+    }
     let headers = workspace.headers;
     let answer = match side {
         Side::Inside => {
@@ -419,6 +425,17 @@ pub fn judge(view: View<'_>, side: Side, frame: &[u8]) -> Judgement {
         Side::Outside => Answer::None,
     };
     Judgement { decision, answer, headers }
+}
+
+/// What the fast path decides on a frame, without leaving traces; `None` where it leaves that to the
+/// filter.
+#[must_use]
+pub fn judge_fast(view: View<'_>, side: Side, frame: &[u8]) -> Option<Verdict> {
+    let view = View { role: Role::Observing, ..view };
+    match side {
+        Side::Inside => fast_inside(frame, &view),
+        Side::Outside => fast_outside(frame, &view, &mut Workspace::default()),
+    }
 }
 
 // === impl Judgement ===

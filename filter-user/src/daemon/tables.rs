@@ -109,9 +109,11 @@ impl TwoSlots {
             Some(idle) => idle,
             None => self.maps.read_slot(target)?,
         };
+        self.maps.forget_index(target)?;
         // Until all steps are done it isn't known what the slot holds, so nothing is put back
         // before.
         carry_out(&mut self.maps, target, &rebuild(&idle, &compiled.tables))
+            .and_then(|()| self.maps.build_index(target, &compiled.tables.grants))
             .context("the new tables can't be written; the old ones stay in force")?;
         // The store that puts the slot in force must not overtake those that fill it.
         self.maps.wait_for_packets()?;
@@ -135,6 +137,7 @@ impl TwoSlots {
             Some(idle) => idle,
             None => self.maps.read_slot(target)?,
         };
+        self.maps.forget_index(target)?;
         carry_out(&mut self.maps, target, &rebuild(&idle, &SlotTables::default()))?;
         self.idle = Some(SlotTables::default());
         Ok(())

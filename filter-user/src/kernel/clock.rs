@@ -14,7 +14,7 @@ use aya::{Ebpf, EbpfLoader, TestRun as _, maps::Array, programs::TestRunOptions}
 use filter_common::flow::Clock;
 
 use super::{
-    object::{explain_load_error, load_object, xdp},
+    object::{IndexPin, explain_load_error, load_object, xdp},
     pins::PinDirectory,
 };
 
@@ -98,7 +98,7 @@ pub(super) fn hertz(pins: &PinDirectory) -> Result<u32> {
 }
 
 fn load(pins: &PinDirectory) -> Result<Ebpf> {
-    let mut ebpf = load_object(&mut EbpfLoader::new(), pins)?;
+    let mut ebpf = load_object(&mut EbpfLoader::new(), pins, IndexPin::Usual)?;
     xdp(&mut ebpf, "sluice_clock")?.load().map_err(|error| explain_load_error(&error))?;
     Ok(ebpf)
 }

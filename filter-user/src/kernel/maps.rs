@@ -20,20 +20,21 @@ use filter_common::{
     flow::FlowState,
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, Counter, EventWindow, FlowKey, FlowRecord, Grant,
-        MAX_NICS, Permit, RejectBucket, SlotSettings, interface,
+        IndexLayout, MAX_NICS, Permit, RejectBucket, SlotSettings, interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    object::load_object,
+    index::{INDEX, Index},
+    object::{IndexPin, load_object},
     pins::PinDirectory,
     written::{SlotArray, Written},
 };
 use crate::compile::{SlotTables, Step};
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 25] = [
+pub(super) const SHARED: [&str; 27] = [
     "ACTIVE",
     "SETTINGS",
     "ZONES",
@@ -49,6 +50,8 @@ pub(super) const SHARED: [&str; 25] = [
     "SOURCES6_0",
     "SOURCES6_1",
     "SERVICE_HOSTS",
+    INDEX,
+    "LAYOUTS",
     "WRITTEN",
     "FLOWS",
     "KEPT_FLOWS",
@@ -80,6 +83,7 @@ pub struct SharedMaps {
     counters: PerCpuArray<MapData, Counter>,
     windows: PerCpuArray<MapData, EventWindow>,
     grace: ArrayOfMaps<MapData, Array<MapData, u32>>,
+    index: Index,
 }
 
 /// Where maps come from.
@@ -121,6 +125,25 @@ struct Tries {
     grants6: LpmTrie<MapData, [u8; 16], u32>,
     sources4: LpmTrie<MapData, [u8; 8], u32>,
     sources6: LpmTrie<MapData, [u8; 20], u32>,
+}
+
+// === impl Tries ===
+
+impl Tries {
+    /// Inserts a destination prefix or replaces its grant.
+    fn insert(&mut self, prefix: &IpNet, grant: Grant) -> Result<(), MapError> {
+        match prefix {
+            IpNet::V4(prefix) => self.grants4.insert(&key4(prefix), grant.0, 0),
+            IpNet::V6(prefix) => self.grants6.insert(&key6(prefix), grant.0, 0),
+        }
+    }
+
+    fn remove(&mut self, prefix: &IpNet) -> Result<(), MapError> {
+        removed(match prefix {
+            IpNet::V4(prefix) => self.grants4.remove(&key4(prefix)),
+            IpNet::V6(prefix) => self.grants6.remove(&key6(prefix)),
+        })
+    }
 }
 
 // === impl SlotIndex ===
@@ -236,7 +259,7 @@ impl SharedMaps {
         } else {
             Provenance::Created
         };
-        let mut ebpf = load_object(&mut EbpfLoader::new(), pins)?;
+        let mut ebpf = load_object(&mut EbpfLoader::new(), pins, IndexPin::Usual)?;
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         let maps = Self {
             active: take(&mut ebpf, "ACTIVE")?,
@@ -269,6 +292,7 @@ impl SharedMaps {
             counters: take(&mut ebpf, "COUNTERS")?,
             windows: take(&mut ebpf, "EVENT_WINDOW")?,
             grace: take(&mut ebpf, "GRACE")?,
+            index: Index::open(ebpf)?,
         };
         Ok((maps, events, provenance))
     }
@@ -301,7 +325,9 @@ impl SharedMaps {
     /// The map can't be written.
     pub fn wait_for_packets(&mut self) -> Result<()> {
         let inner = Array::<MapData, u32>::create(1, 0)?;
-        Ok(self.grace.set(0, &inner, 0)?)
+        self.grace.set(0, &inner, 0)?;
+        self.index.packets_are_through();
+        Ok(())
     }
 
     /// Carries out one step in a slot.
@@ -338,14 +364,14 @@ impl SharedMaps {
                 let place = (SlotArray::ServiceHosts, slot, *counter);
                 store(&mut self.service_hosts, &mut self.written, place, *value)?;
             }
-            Step::InsertGrant(IpNet::V4(prefix), grant) => {
-                tries.grants4.insert(&key4(prefix), grant.0, 0)?;
+            Step::InsertGrant(prefix, grant) => {
+                tries.insert(prefix, *grant)?;
+                self.index.follow(slot, prefix, Some(*grant))?;
             }
-            Step::InsertGrant(IpNet::V6(prefix), grant) => {
-                tries.grants6.insert(&key6(prefix), grant.0, 0)?;
+            Step::RemoveGrant(prefix) => {
+                tries.remove(prefix)?;
+                self.index.follow(slot, prefix, None)?;
             }
-            Step::RemoveGrant(IpNet::V4(prefix)) => removed(tries.grants4.remove(&key4(prefix)))?,
-            Step::RemoveGrant(IpNet::V6(prefix)) => removed(tries.grants6.remove(&key6(prefix)))?,
             Step::InsertSource((zone, IpNet::V4(prefix)), class) => {
                 tries.sources4.insert(&source_key4(*zone, prefix), class, 0)?;
             }
@@ -360,6 +386,54 @@ impl SharedMaps {
             }
         }
         Ok(())
+    }
+
+    /// The tries of a slot are asked for each destination from now on, until its index is built.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn forget_index(&mut self, slot: SlotIndex) -> Result<()> {
+        self.index.forget(slot)
+    }
+
+    /// Builds the index of a slot that no packet looks at, from its grants. What doesn't fit is left
+    /// to the tries.
+    ///
+    /// # Errors
+    ///
+    /// The map can't be written.
+    pub fn build_index(&mut self, slot: SlotIndex, grants: &BTreeMap<IpNet, Grant>) -> Result<()> {
+        self.index.build(slot, grants)
+    }
+
+    /// How the index of a slot is laid out.
+    #[must_use]
+    pub fn index_layout(&self, slot: SlotIndex) -> IndexLayout {
+        self.index.layout(slot)
+    }
+
+    /// Lines of the index of one slot.
+    #[must_use]
+    pub fn index_room(&self) -> u32 {
+        self.index.lines()
+    }
+
+    /// How many addresses the index of a slot had no room for since it was built; they are looked up
+    /// in the tries.
+    #[must_use]
+    pub fn index_crowded(&self, slot: SlotIndex) -> u32 {
+        self.index.crowded(slot)
+    }
+
+    /// Makes the index longer. Programs that are loaded already must be replaced before the slot in
+    /// force changes in any way, as they go on with the old one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the map, or it can't be pinned. The index is as it was then.
+    pub fn grow_index(&mut self, pins: &PinDirectory, active: SlotIndex, lines: u32) -> Result<()> {
+        self.index.grow(pins, active, lines)
     }
 
     /// Reads back all that a slot holds: what is marked as written, and takes the marks away from
@@ -430,11 +504,13 @@ impl SharedMaps {
         held: &SlotTables,
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<BTreeSet<IpAddr>> {
-        let mut used = BTreeSet::new();
+        // Programs with short cuts mark the index, those without the tries.
+        let is_held = |address: &&IpAddr| held.grants.contains_key(&IpNet::from(**address));
+        let mut used = self.index.take_used(slot, addresses.iter().filter(is_held))?;
         for address in addresses {
             let prefix = IpNet::from(*address);
             let Some(grant) = held.grants.get(&prefix) else { continue };
-            let [first, second] = &self.tries;
+            let [first, second] = &mut self.tries;
             let tries = match slot {
                 SlotIndex::First => first,
                 SlotIndex::Second => second,
@@ -446,7 +522,7 @@ impl SharedMaps {
             let found = Grant(found.context("a destination that was written is gone")?);
             ensure!(found.unmarked() == *grant, "{address} has another grant than was written");
             if found.is_used() {
-                self.apply(slot, &Step::InsertGrant(prefix, *grant))?;
+                tries.insert(&prefix, *grant)?;
                 used.insert(*address);
             }
         }
@@ -619,7 +695,7 @@ fn read_flows(table: &HashMap<MapData, FlowKey, FlowRecord>) -> Result<Vec<(Flow
     Ok(flows)
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {

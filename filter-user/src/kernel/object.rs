@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -16,10 +17,14 @@ use aya::{
 pub use filter_common::tables::Role;
 use filter_common::{
     egress::Side,
-    wire::{Observation, interface},
+    wire::{Observation, SLOTS, interface},
 };
 
-use super::{clock, pins::PinDirectory};
+use super::{
+    clock,
+    index::{DEFAULT_LINES, INDEX, pinned_lines},
+    pins::PinDirectory,
+};
 
 /// The program on what enters a NIC of a side, in the object and in `bpftool`.
 const fn ingress_program(side: Side) -> &'static str {
@@ -38,6 +43,15 @@ const OLDEST_KERNEL: KernelVersion = KernelVersion::new(6, 1, 0);
 /// The eBPF object, made by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
 
+/// Which index an object is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum IndexPin<'a> {
+    /// The one in its place. If there is none, one is made.
+    Usual,
+    /// A new one with `lines` in each slot, pinned at `path` for now.
+    Next { lines: u32, path: &'a Path },
+}
+
 /// The programs, loaded for one NIC, over the maps of a pin directory. An instance that observes
 /// has only the one on what enters.
 #[derive(Debug)]
@@ -48,6 +62,15 @@ pub struct Instance {
     pub ingress: LoadedProgram,
     /// The program on what leaves it.
     pub egress: Option<LoadedProgram>,
+}
+
+/// Whether programs look at the index and at what they cached, or at the tries each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shortcuts {
+    /// They do.
+    On,
+    /// The tries each time; for tests and measurements.
+    Off,
 }
 
 /// What is known of a program once it is loaded.
@@ -72,6 +95,21 @@ impl Instance {
     ///
     /// The kernel lacks a feature or the process a capability; the message says which.
     pub fn load(pins: &PinDirectory, nic: u8, side: Side, role: Role) -> Result<Self> {
+        Self::load_with(pins, nic, side, role, Shortcuts::On)
+    }
+
+    /// As [`Instance::load`], with short cuts or without.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::load`].
+    pub fn load_with(
+        pins: &PinDirectory,
+        nic: u8,
+        side: Side,
+        role: Role,
+        shortcuts: Shortcuts,
+    ) -> Result<Self> {
         let observe = match role {
             Role::Enforcing => 0_u32,
             Role::Observing => 1,
@@ -82,13 +120,18 @@ impl Instance {
             Side::Outside => interface::OUTSIDE,
         };
         let hertz = clock::hertz(pins)?;
+        let lines = match shortcuts {
+            Shortcuts::On => pinned_lines(pins)?,
+            Shortcuts::Off => 0,
+        };
         let mut loader = EbpfLoader::new();
         loader
             .override_global("NIC", &index, true)
             .override_global("OBSERVE", &observe, true)
             .override_global("SIDE", &number, true)
-            .override_global("HERTZ", &hertz, true);
-        let mut ebpf = load_object(&mut loader, pins)?;
+            .override_global("HERTZ", &hertz, true)
+            .override_global("LINES", &lines, true);
+        let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
 
         let program = xdp(&mut ebpf, ingress_program(side))?;
         let start = Instant::now();
@@ -202,14 +245,27 @@ impl Instance {
 ///
 /// The maps can't be opened.
 pub fn programs(pins: &PinDirectory) -> Result<BTreeSet<String>> {
-    let ebpf = load_object(&mut EbpfLoader::new(), pins)?;
+    let ebpf = load_object(&mut EbpfLoader::new(), pins, IndexPin::Usual)?;
     Ok(ebpf.programs().map(|(name, _)| name.to_owned()).collect())
 }
 
 /// Parses the object, and creates its maps or opens those that are pinned.
-pub(super) fn load_object(loader: &mut EbpfLoader<'_>, pins: &PinDirectory) -> Result<Ebpf> {
+pub(super) fn load_object<'a>(
+    loader: &mut EbpfLoader<'a>,
+    pins: &PinDirectory,
+    index: IndexPin<'a>,
+) -> Result<Ebpf> {
     for name in super::maps::SHARED {
         loader.map_pin_path(name, pins.map(name));
+    }
+    match index {
+        IndexPin::Usual => {
+            // It counts only where the index isn't pinned yet.
+            loader.map_max_entries(INDEX, SLOTS * DEFAULT_LINES);
+        }
+        IndexPin::Next { lines, path } => {
+            loader.map_max_entries(INDEX, SLOTS * lines).map_pin_path(INDEX, path);
+        }
     }
     loader.load(OBJECT).map_err(|error| {
         let error = anyhow::Error::new(error);

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+//! What [`decide`](crate::decide) does with the packets that nearly all traffic consists of, in a
+//! fraction of its time: whole TCP and UDP packets without tags, options or extension headers, from
+//! sources and to destinations that short cuts know.
+//!
+//! It has no rules of its own. Whatever is unusual about a packet is none of its business, and
+//! `decide` is asked; where it does say something, it is what `decide` would have said.
+
+use crate::{
+    decide::{DNS_PORT, advance, look_up},
+    flow::{self, Flow as _, Way, Workspace},
+    frame::{Frame, Head},
+    parse::{Address, Headers, ethertype, protocol},
+    tables::{Class, Shortcuts},
+    verdict::{DropReason, PassReason, Verdict},
+    wire::{Grant, Selector, SlotSettings},
+};
+
+/// What is read of a packet.
+struct Packet {
+    source: Address,
+    destination: Address,
+    source_port: u16,
+    destination_port: u16,
+    protocol: u8,
+    tcp_flags: u8,
+}
+
+/// The verdict on a frame that entered an inside NIC; `None` where [`decide`](crate::decide::decide)
+/// has to be asked. What is dropped without an answer is counted as left out by sampling.
+#[inline(always)]
+pub fn fast_inside<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T) -> Option<Verdict> {
+    let packet = read(frame)?;
+    let grant = grant(frame, tables, &packet)?;
+    // What the gateway takes in itself may be control traffic, and opens flows of its own.
+    if grant.is_own() {
+        return None;
+    }
+    let class = tables.known_class(&packet.source)?;
+    let settings = tables.settings();
+    match judge(tables, &packet, settings, (grant, class))? {
+        Verdict::Drop(reason) => {
+            let answered = settings.flags & SlotSettings::REJECT != 0;
+            if answered || settings.mode == SlotSettings::AUDIT || !tables.skips_sample() {
+                return None;
+            }
+            Some(Verdict::Drop(reason))
+        }
+        verdict => {
+            if !grant.is_used() {
+                tables.mark_indexed(&packet.destination);
+            }
+            Some(verdict)
+        }
+    }
+}
+
+/// The verdict on a frame that entered an outside NIC as part of a flow; `None` where
+/// [`decide_outside`](crate::outside::decide_outside) has to be asked.
+#[inline(always)]
+pub fn fast_outside<F: Frame + ?Sized, T: Shortcuts>(
+    frame: &F,
+    tables: &T,
+    workspace: &mut Workspace,
+) -> Option<Verdict> {
+    let packet = read(frame)?;
+    grant(frame, tables, &packet)?;
+    if tables.known_class(&packet.source)? == Class::NONE {
+        return None;
+    }
+    let Workspace { headers, key, .. } = workspace;
+    let Packet { source, destination, source_port, destination_port, protocol, tcp_flags } = packet;
+    let ip_version = match source {
+        Address::V4(_) => 4,
+        Address::V6(_) => 6,
+    };
+    *headers = Headers {
+        source,
+        destination,
+        source_port,
+        destination_port,
+        protocol,
+        ip_version,
+        ..Headers::default()
+    };
+    key.set(headers, Way::Incoming);
+    let found = tables.flow(key)?;
+    let clock = tables.clock();
+    if !found.origin().is_local() || !found.is_live(clock, protocol) {
+        return None;
+    }
+    let state = flow::incoming(found.state(), found.origin(), protocol, tcp_flags).ok()?;
+    advance(frame, tables, &found, state);
+    Some(Verdict::Pass(PassReason::Reply))
+}
+
+/// Reads a packet of the kind that this is for, with all the checks of
+/// [`parse`](crate::parse::parse) that can fail for one.
+#[inline(always)]
+fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+    let head = frame.head::<42>()?;
+    match head.be16(12) {
+        ethertype::IPV4 => {
+            // Version 4, no options; no fragment, whatever the flag says that forbids to make some.
+            if head.byte(14) != 0x45 || head.be16(20) & 0x3fff != 0 {
+                return None;
+            }
+            let length = u32::from(head.be16(16));
+            let addresses = (
+                Address::V4(head.be32(26).to_be_bytes()),
+                Address::V4(head.be32(30).to_be_bytes()),
+            );
+            let protocol = head.byte(23);
+            let end = 14 + length;
+            if end > frame.len() {
+                return None;
+            }
+            match protocol {
+                protocol::UDP => udp(&head, 34, end, addresses),
+                protocol::TCP => tcp(&frame.head::<54>()?, 34, end, addresses),
+                _ => None,
+            }
+        }
+        ethertype::IPV6 => {
+            let head = frame.head::<62>()?;
+            if head.byte(14) >> 4 != 6 {
+                return None;
+            }
+            let end = 54 + u32::from(head.be16(18));
+            if end > frame.len() {
+                return None;
+            }
+            let addresses = (address6(&head, 22), address6(&head, 38));
+            match head.byte(20) {
+                protocol::UDP => udp(&head, 54, end, addresses),
+                protocol::TCP => tcp(&frame.head::<74>()?, 54, end, addresses),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn address6<H: Head>(head: &H, place: u32) -> Address {
+    let (high, low) = (head.be64(place), head.be64(place + 8));
+    Address::V6((u128::from(high) << 64 | u128::from(low)).to_be_bytes())
+}
+
+#[inline(always)]
+fn udp<H: Head>(
+    head: &H,
+    place: u32,
+    end: u32,
+    (source, destination): (Address, Address),
+) -> Option<Packet> {
+    let available = end.checked_sub(place)?;
+    let (source_port, length) = (head.be16(place), u32::from(head.be16(place + 4)));
+    // Clients and servers of DHCP.
+    if length < 8 || length > available || matches!(source_port, 67 | 68 | 546 | 547) {
+        return None;
+    }
+    let destination_port = head.be16(place + 2);
+    let (protocol, tcp_flags) = (protocol::UDP, 0);
+    Some(Packet { source, destination, source_port, destination_port, protocol, tcp_flags })
+}
+
+#[inline(always)]
+fn tcp<H: Head>(
+    head: &H,
+    place: u32,
+    end: u32,
+    (source, destination): (Address, Address),
+) -> Option<Packet> {
+    let available = end.checked_sub(place)?;
+    let length = u32::from(head.byte(place + 12) >> 4) * 4;
+    if length < 20 || length > available {
+        return None;
+    }
+    Some(Packet {
+        source,
+        destination,
+        source_port: head.be16(place),
+        destination_port: head.be16(place + 2),
+        protocol: protocol::TCP,
+        tcp_flags: head.byte(place + 13),
+    })
+}
+
+/// The grant of a destination that is no special one.
+#[inline(always)]
+fn grant<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T, packet: &Packet) -> Option<Grant> {
+    // Those that mean the host itself, groups, or all: of IPv6 they begin with zeros, or are multicast.
+    let special = match packet.destination {
+        Address::V4([first, ..]) => matches!(first, 0 | 127 | 224..),
+        Address::V6([first, second, ..]) => first == 0xff || (first, second) == (0, 0),
+    };
+    if special {
+        return None;
+    }
+    let found = tables.indexed(&packet.destination);
+    if found.is_unsure() || found.value().is_closed() {
+        return None;
+    }
+    // However it was found: for the verifier, all ways come together here.
+    Some(Grant(frame.forget(found.value().0)))
+}
+
+/// What rules say of a client's packet; `None` where more has to be looked at.
+#[inline(always)]
+fn judge<T: Shortcuts>(
+    tables: &T,
+    packet: &Packet,
+    settings: SlotSettings,
+    (grant, class): (Grant, Class),
+) -> Option<Verdict> {
+    if class == Class::NONE {
+        return Some(Verdict::Drop(DropReason::SpoofedSource));
+    }
+    if packet.destination_port == DNS_PORT && settings.flags & SlotSettings::INTERCEPT != 0 {
+        return None;
+    }
+    let reason = if grant.row() == 0 {
+        DropReason::NotListed
+    } else {
+        let selector = match packet.protocol {
+            protocol::TCP => Selector::tcp(packet.destination_port),
+            _ => Selector::udp(packet.destination_port),
+        };
+        match look_up(tables, grant, class, selector) {
+            Ok(permit) if permit.is_granted() => return Some(Verdict::Permit(permit)),
+            Ok(_) => DropReason::PortNotAllowed,
+            Err(reason) => reason,
+        }
+    };
+    // It may belong to a flow.
+    let opens = packet.protocol == protocol::TCP && flow::opens(packet.tcp_flags);
+    if settings.flags & (SlotSettings::FOLLOW | SlotSettings::KEEP) != 0 && !opens {
+        return None;
+    }
+    Some(Verdict::Drop(reason))
+}
