@@ -34,7 +34,7 @@ const CONFINED: &[Confined] = &[
     },
     Confined {
         name: "aya_build",
-        places: &["filter-user/build.rs", "tests/build.rs"],
+        places: &["filter-user/build/ebpf.rs"],
         why: "it is for build scripts",
     },
     Confined {
