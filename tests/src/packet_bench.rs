@@ -16,9 +16,11 @@
 //! measurement, and a single one that isn't counted where it belongs fails the benchmark.
 
 mod feeder;
+mod peer;
 mod prefixes;
 mod results;
 mod setting;
+mod steps;
 
 use std::{net::IpAddr, time::Instant};
 
@@ -31,9 +33,10 @@ use filter_common::{
 
 use self::{
     feeder::{Feeder, Kind, Measured, Region, Tuple},
-    prefixes::{Family, Random},
+    peer::Peer,
+    prefixes::{Family, Mixture, Random},
     results::Outcome,
-    setting::{Setting, Size},
+    setting::{INSIDE, OUTSIDE, Setting, Size},
 };
 use crate::{frames, report::Report};
 
@@ -62,12 +65,23 @@ pub struct Options {
     pub sizes: Vec<usize>,
     /// How often each case has its turn.
     pub rounds: u32,
-    /// Slices of a case in a round; a quarter of them for the floor.
+    /// Slices of a case in a round; half of them for the floor, which cases with the same packets share.
     pub slices: u32,
     /// Different packets of a case that has many, a power of two.
     pub packets: usize,
     /// Flows to answer to.
     pub flows: Vec<u32>,
+    /// Which cases the kernel's own look-up is measured with, too.
+    pub bare: Bare,
+}
+
+/// Cases of the kernel's own look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bare {
+    /// All cases by prefixes.
+    All,
+    /// Those that it takes longest for.
+    Slowest,
 }
 
 /// One case: a program, its packets, and what becomes of them.
@@ -76,6 +90,8 @@ struct Case {
     region: Region,
     program: Measured,
     expected: Expected,
+    /// Whose program it is, where it isn't ours.
+    peer: Option<Peer>,
 }
 
 /// What becomes of every packet of a case.
@@ -87,7 +103,9 @@ enum Expected {
     Pass(PassReason),
     /// It is dropped.
     Drop(DropReason),
-    /// The program counts nothing; the last packet of a slice stands for all.
+    /// It gets this XDP action, and the peer counts it.
+    Peer(u32),
+    /// It gets this XDP action, and nobody counts; the last packet of a slice stands for all.
     Uncounted(u32),
 }
 
@@ -103,6 +121,7 @@ impl Options {
             slices: 16,
             packets: 1 << 20,
             flows: vec![1_000, 1_000_000],
+            bare: Bare::All,
         }
     }
 
@@ -112,9 +131,10 @@ impl Options {
         Self {
             sizes: vec![1_000, 100_000],
             rounds: 3,
-            slices: 4,
+            slices: 2,
             packets: 1 << 17,
             flows: vec![1_000],
+            bare: Bare::Slowest,
         }
     }
 }
@@ -131,13 +151,14 @@ pub fn measure(options: &Options) -> Result<Report> {
     }
     outcomes.extend(many_groups(options)?);
     outcomes.extend(replies(options)?);
+    outcomes.extend(beside_peers(options)?);
     results::report(options, &outcomes)
 }
 
 /// What becomes of packets to many kinds of destinations, and what the kernel's own look-up of them costs.
 fn by_prefixes(options: &Options, prefixes: usize) -> Result<Vec<Outcome>> {
     let random = &mut Random::new(SEED);
-    let size = Size { prefixes, groups: 3, outside: false };
+    let size = Size { prefixes, mixture: Mixture::Half, groups: 3, outside: false };
     let setting = set_up(size, random)?;
     let many = u32::try_from(options.packets)?;
     let few = u32::try_from(HOT_DRAWS + ZIPF_DRAWS)?;
@@ -178,12 +199,20 @@ fn by_prefixes(options: &Options, prefixes: usize) -> Result<Vec<Outcome>> {
             let region = feeder.prepare(family, frame(family)?, &tuples)?;
             let program = Measured::by_id(setting.program(Side::Inside)?.id, Kind::Frags)?;
             let outcome = Outcome::new(name, family, &size);
-            cases.push(Case { outcome, region: region.clone(), program, expected });
-            let program = feeder.own(bare, Kind::Frags)?;
-            let outcome = Outcome::new(&format!("trie-{name}"), family, &size);
-            let action = if let Expected::Permit = expected { XDP_PASS } else { XDP_DROP };
-            let expected = Expected::Uncounted(action);
-            cases.push(Case { outcome, region, program, expected });
+            cases.push(Case::new(outcome, &region, program, expected));
+            if options.bare == Bare::All || ["allowed-uniform", "denied-near"].contains(&name) {
+                let program = feeder.own(bare, Kind::Frags)?;
+                let outcome = Outcome::new(&format!("trie-{name}"), family, &size);
+                let action = if let Expected::Permit = expected { XDP_PASS } else { XDP_DROP };
+                cases.push(Case::new(outcome, &region, program, Expected::Uncounted(action)));
+            }
+            if name == "allowed-hot" && options.sizes.first() == Some(&prefixes) {
+                for (number, step) in steps::STEPS {
+                    let program = steps::load(&setting.pins, INSIDE, number)?;
+                    let outcome = Outcome::new(&format!("step-{step}"), family, &size);
+                    cases.push(Case::new(outcome, &region, program, Expected::Uncounted(XDP_PASS)));
+                }
+            }
         }
     }
     run(options, &mut feeder, setting, cases)
@@ -192,7 +221,7 @@ fn by_prefixes(options: &Options, prefixes: usize) -> Result<Vec<Outcome>> {
 /// Few prefixes and many source groups.
 fn many_groups(options: &Options) -> Result<Vec<Outcome>> {
     let random = &mut Random::new(SEED);
-    let size = Size { prefixes: 1_000, groups: 1_024, outside: false };
+    let size = Size { prefixes: 1_000, mixture: Mixture::Half, groups: 1_024, outside: false };
     let setting = set_up(size, random)?;
     let mut feeder = Feeder::load(2 * u32::try_from(ZIPF_DRAWS)?, 1)?;
     let mut cases = Vec::new();
@@ -204,7 +233,7 @@ fn many_groups(options: &Options) -> Result<Vec<Outcome>> {
         let region = feeder.prepare(family, frame(family)?, &hot)?;
         let program = Measured::by_id(setting.program(Side::Inside)?.id, Kind::Frags)?;
         let outcome = Outcome::new("groups-allowed-hot", family, &size);
-        cases.push(Case { outcome, region, program, expected: Expected::Permit });
+        cases.push(Case::new(outcome, &region, program, Expected::Permit));
     }
     run(options, &mut feeder, setting, cases)
 }
@@ -216,7 +245,7 @@ fn replies(options: &Options) -> Result<Vec<Outcome>> {
         // A table of this kind begins to forget before it is full to the last entry.
         let flows = (*wanted).min(MAX_FLOWS / 16 * 15);
         let random = &mut Random::new(SEED);
-        let size = Size { prefixes: 1_000, groups: 3, outside: true };
+        let size = Size { prefixes: 1_000, mixture: Mixture::Half, groups: 3, outside: true };
         let mut setting = set_up(size, random)?;
         let keys = setting.open_flows(flows, random)?;
         let packets = keys.len().next_power_of_two();
@@ -224,12 +253,51 @@ fn replies(options: &Options) -> Result<Vec<Outcome>> {
         let tuples = draw(packets, || Ok(reply_to(&random.pick(&keys)?)))?;
         let region = feeder.prepare(Family::V4, frame(Family::V4)?, &tuples)?;
         let program = Measured::by_id(setting.program(Side::Outside)?.id, Kind::Frags)?;
-        let outcome = Outcome::of_flows(*wanted, u32::try_from(keys.len())?, &size);
-        let expected = Expected::Pass(PassReason::Reply);
-        let cases = vec![Case { outcome, region, program, expected }];
+        let there = u32::try_from(keys.len())?;
+        let outcome = Outcome::of_flows("reply", (*wanted, there), &size);
+        let reply = Expected::Pass(PassReason::Reply);
+        let mut cases = vec![Case::new(outcome, &region, program, reply)];
+        for (number, step) in [steps::PARSE, steps::FLOW] {
+            let program = steps::load(&setting.pins, OUTSIDE, number)?;
+            let outcome = Outcome::of_flows(&format!("reply-step-{step}"), (*wanted, there), &size);
+            cases.push(Case::new(outcome, &region, program, Expected::Uncounted(XDP_PASS)));
+        }
         outcomes.extend(run(options, &mut feeder, setting, cases)?);
     }
     Ok(outcomes)
+}
+
+/// The same packets as xdp-filter gets, with the same addresses allowed.
+fn beside_peers(options: &Options) -> Result<Vec<Outcome>> {
+    let random = &mut Random::new(SEED);
+    let size = Size { prefixes: 1_000, mixture: Mixture::Addresses, groups: 3, outside: false };
+    let setting = set_up(size, random)?;
+    let family = Family::V4;
+    let own = setting.prefixes.get(&family).context("no prefixes of a family")?;
+    let allowed = draw(ZIPF_DRAWS, || random_of(&setting, family, random, |r| own.allowed(r)))?;
+    let denied = draw(ZIPF_DRAWS, || {
+        let destination = own.denied_near(random)?;
+        Ok(tuple(setting.client(family, random)?, family.address(destination), random))
+    })?;
+    let mut feeder = Feeder::load(2 * u32::try_from(ZIPF_DRAWS)?, 1)?;
+    let addresses: Vec<IpAddr> = own.singles.iter().map(|single| family.address(*single)).collect();
+    let drop = Expected::Drop(DropReason::NotListed);
+    let mut cases = Vec::new();
+    for (what, tuples, expected, action) in
+        [("allowed", allowed, Expected::Permit, XDP_PASS), ("denied", denied, drop, XDP_DROP)]
+    {
+        let region = feeder.prepare(family, frame(family)?, &tuples)?;
+        let program = Measured::by_id(setting.program(Side::Inside)?.id, Kind::Frags)?;
+        let outcome = Outcome::new(&format!("addresses-{what}"), family, &size);
+        cases.push(Case::new(outcome, &region, program, expected));
+        for (name, program) in peer::PROGRAMS {
+            let Some((peer, program)) = Peer::load(program, &addresses)? else { continue };
+            let outcome = Outcome::new(&format!("{name}-{what}"), family, &size);
+            let case = Case::new(outcome, &region, program, Expected::Peer(action));
+            cases.push(Case { peer: Some(peer), ..case });
+        }
+    }
+    run(options, &mut feeder, setting, cases)
 }
 
 fn set_up(size: Size, random: &mut Random) -> Result<Setting> {
@@ -256,13 +324,21 @@ fn run(
     let plain = feeder.own("pass", Kind::Plain)?;
     let frags = feeder.own("pass_frags", Kind::Frags)?;
     for round in 0..options.rounds {
+        let mut last = None;
         for case in &mut cases {
-            let empty = match case.program.kind() {
-                Kind::Plain => &plain,
-                Kind::Frags => &frags,
+            let kind = case.program.kind();
+            let floor = match last {
+                Some((region, of, floor)) if (region, of) == (case.region.number(), kind) => floor,
+                _ => {
+                    let empty = match kind {
+                        Kind::Plain => &plain,
+                        Kind::Frags => &frags,
+                    };
+                    let slices = (options.slices / 2).max(2);
+                    time(feeder, empty, &case.region, slices, XDP_PASS)?
+                }
             };
-            let slices = (options.slices / 4).max(2);
-            let floor = time(feeder, empty, &case.region, slices, XDP_PASS)?;
+            last = Some((case.region.number(), kind, floor));
             let gross = case
                 .time(feeder, &mut setting, options.slices)
                 .with_context(|| format!("{}, round {round}", case.outcome))?;
@@ -275,12 +351,17 @@ fn run(
 // === impl Case ===
 
 impl Case {
+    fn new(outcome: Outcome, region: &Region, program: Measured, expected: Expected) -> Self {
+        Self { outcome, region: region.clone(), program, expected, peer: None }
+    }
+
     /// The time for one packet, floor included, in nanoseconds.
     fn time(&self, feeder: &mut Feeder, setting: &mut Setting, slices: u32) -> Result<f64> {
         let (side, action) = match self.expected {
             Expected::Permit => (Side::Inside, XDP_PASS),
             Expected::Pass(_) => (Side::Outside, XDP_PASS),
             Expected::Drop(_) => (Side::Inside, XDP_DROP),
+            Expected::Peer(action) => return self.time_of_peer(feeder, slices, action),
             Expected::Uncounted(action) => {
                 return time(feeder, &self.program, &self.region, slices, action);
             }
@@ -294,7 +375,7 @@ impl Case {
             Expected::Permit => counter >= FIRST_MATCH,
             Expected::Pass(reason) => counter == u32::from(reason.code()),
             Expected::Drop(reason) => counter == u32::from(reason.code()),
-            Expected::Uncounted(_) => false,
+            Expected::Peer(_) | Expected::Uncounted(_) => false,
         };
         let expected: u64 =
             counted.iter().filter(|(counter, _)| right(**counter)).map(|(_, count)| count).sum();
@@ -309,6 +390,19 @@ impl Case {
                 self.expected,
                 others.join(", ")
             );
+        }
+        Ok(time)
+    }
+
+    fn time_of_peer(&self, feeder: &mut Feeder, slices: u32, action: u32) -> Result<f64> {
+        let peer = self.peer.as_ref().context("there is no peer")?;
+        let before = peer.counted()?;
+        let time = time(feeder, &self.program, &self.region, slices, action)?;
+        let packets = u64::from(slices + 1) * u64::from(SLICE);
+        for ((number, now), then) in (0..).zip(peer.counted()?).zip(before) {
+            let expected = if number == action { packets } else { 0 };
+            let counted = now - then;
+            ensure!(counted == expected, "the peer gave {counted} packets the action {number}");
         }
         Ok(time)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
 //! `first-packet [NAMES]`, `dns [ROUNDS]` (which also needs dnsperf) and
-//! `judge [POLICIES [PACKETS [SEED]]]`; `import [ROUNDS]` doesn't. All but `learn` need a `sluice`
-//! built next to it.
+//! `judge [POLICIES [PACKETS [SEED]]]`; `packet [--quick]` does, too; `import [ROUNDS]` doesn't. All but
+//! `learn` and `packet` need a `sluice` built next to it.
 
 #![forbid(unsafe_code)]
 

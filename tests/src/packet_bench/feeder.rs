@@ -176,11 +176,21 @@ impl Measured {
         anyhow::bail!("no program with the id {id} is loaded")
     }
 
+    /// A program that is loaded.
     pub(super) fn of(program: &Xdp, kind: Kind) -> Result<Self> {
         Ok(Self { fd: program.fd()?.try_clone()?, kind })
     }
 
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+}
+
+// === impl Region ===
+
+impl Region {
+    /// What no other region has.
+    pub(super) fn number(&self) -> u32 {
+        self.first
     }
 }

@@ -22,6 +22,15 @@ pub(super) enum Family {
     V6,
 }
 
+/// What prefixes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mixture {
+    /// As described above.
+    Half,
+    /// Single addresses only.
+    Addresses,
+}
+
 /// The prefixes of one family.
 #[derive(Clone, Debug)]
 pub(super) struct Prefixes {
@@ -175,14 +184,23 @@ impl Random {
 
 impl Prefixes {
     /// So many prefixes in all.
-    pub(super) fn new(family: Family, count: usize, random: &mut Random) -> Result<Self> {
+    pub(super) fn new(
+        family: Family,
+        count: usize,
+        mixture: Mixture,
+        random: &mut Random,
+    ) -> Result<Self> {
+        let networks_wanted = match mixture {
+            Mixture::Half => count / 2,
+            Mixture::Addresses => 0,
+        };
         let lengths: &[(u8, u32)] = match family {
             Family::V4 => &LENGTHS_V4,
             Family::V6 => &LENGTHS_V6,
         };
         let mut by_length: BTreeMap<u8, HashSet<u128>> = BTreeMap::new();
-        let mut networks = Vec::with_capacity(count / 2);
-        while networks.len() < count / 2 {
+        let mut networks = Vec::with_capacity(networks_wanted);
+        while networks.len() < networks_wanted {
             let length = of_thousand(lengths, random)?;
             let block = family.random_block(random, false);
             let address = block | random.bits(family.bits() - family.block());

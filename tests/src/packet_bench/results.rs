@@ -6,8 +6,8 @@ use std::fmt;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Options, SLICE, prefixes::Family, setting::Size};
-use crate::report::{Better, Goal, Line, LineChart, Report, Scale, Table};
+use super::{Options, SLICE, peer, prefixes::Family, setting::Size};
+use crate::report::{Bar, BarChart, Better, Goal, Line, LineChart, Report, Scale, Table};
 
 /// A case and its rounds.
 #[derive(Clone, Debug)]
@@ -75,6 +75,10 @@ const GROUPS_MORE: f64 = 15.0;
 /// all prefixes.
 const UNIFORM_PART: f64 = 1.0 / 3.0;
 
+/// The part of xdp-filter's time that ours is to be.
+const PEER_ALLOWED_PART: f64 = 1.0 / 3.0;
+const PEER_DENIED_PART: f64 = 1.0 / 4.0;
+
 /// The cases by prefixes, and their names for readers.
 const CASES: [(&str, &str); 5] = [
     ("allowed-hot", "allowed, 64 destinations"),
@@ -98,13 +102,14 @@ impl Outcome {
         }
     }
 
-    pub(super) fn of_flows(wanted: u32, there: u32, size: &Size) -> Self {
-        Self { flows: Some((wanted, there)), ..Self::new("reply", Family::V4, size) }
+    /// One with so many flows: as many as are wanted, and as many as there are.
+    pub(super) fn of_flows(name: &str, flows: (u32, u32), size: &Size) -> Self {
+        Self { flows: Some(flows), ..Self::new(name, Family::V4, size) }
     }
 
     /// What is aimed at, where it depends on nothing else that is measured.
     fn target(&self) -> Option<f64> {
-        if let Some((wanted, _)) = self.flows {
+        if let ("reply", Some((wanted, _))) = (self.name.as_str(), self.flows) {
             let found = REPLY_TARGETS.iter().find(|(flows, _)| *flows == wanted);
             return found.map(|(_, target)| *target);
         }
@@ -127,6 +132,8 @@ impl Outcome {
         };
         match self.name.as_str() {
             "allowed-uniform" => Some(other("trie-allowed-uniform")? * UNIFORM_PART),
+            "addresses-allowed" => Some(other("xdp-filter-allowed")? * PEER_ALLOWED_PART),
+            "addresses-denied" => Some(other("xdp-filter-denied")? * PEER_DENIED_PART),
             "groups-allowed-hot" => Some(other("allowed-hot")? + GROUPS_MORE),
             _ => self.target(),
         }
@@ -195,6 +202,7 @@ impl fmt::Display for Spread {
 
 pub(super) fn report(options: &Options, outcomes: &[Outcome]) -> Result<Report> {
     let mut report = Report::new("packet", "What judging a packet costs");
+    report.machine.peer(peer::PACKAGE);
     report.text(format!(
         "Nanoseconds for one packet, net of the floor: what the same packets cost with a program that only \
          passes is subtracted, of the same round. Median (least to most) of {} rounds; in each, the mean of \
@@ -205,10 +213,21 @@ pub(super) fn report(options: &Options, outcomes: &[Outcome]) -> Result<Report> 
     for family in Family::BOTH {
         report.heading(format!("{}, by the number of prefixes", family.name()));
         report.table(by_prefixes(family, options, outcomes));
-        report.lines(&format!("{}", family.name().to_lowercase()), chart(family, outcomes));
+        report.lines(&family.name().to_lowercase(), chart(family, outcomes));
     }
     report.heading("Other cases");
+    report.text(
+        "xdp-filter is its own program with all features (and the one that only knows addresses), in its policy \
+         of denying what isn't listed, with the same 1,000 addresses and one port.",
+    );
     report.table(others(outcomes));
+    report.bars("peers", peers(outcomes));
+    report.heading("Steps");
+    report.text(
+        "Programs that stop after a step, on allowed packets to 64 destinations. They are made of the filter's own \
+         parts, but are not the filter: it has checks in between.",
+    );
+    report.table(steps(outcomes));
     report.data = json!({
         "rounds": options.rounds,
         "slices": options.slices,
@@ -247,19 +266,47 @@ fn by_prefixes(family: Family, options: &Options, outcomes: &[Outcome]) -> Table
 fn others(outcomes: &[Outcome]) -> Table {
     let mut table = Table::new(["case", "ns", "aim"]);
     for outcome in outcomes {
+        let (family, prefixes) = (outcome.family.name(), outcome.prefixes);
         let title = match (outcome.name.as_str(), outcome.flows) {
-            ("groups-allowed-hot", _) => format!(
-                "{}, allowed, 64 destinations, {} prefixes, {} groups",
-                outcome.family.name(),
-                outcome.prefixes,
-                outcome.groups
-            ),
-            ("reply", Some((_, there))) => {
-                format!("IPv4, reply on the outside NIC, {there} flows")
+            ("groups-allowed-hot", _) => {
+                let groups = outcome.groups;
+                format!("{family}, allowed, 64 destinations, {prefixes} prefixes, {groups} groups")
             }
-            _ => continue,
+            ("reply", Some((_, there))) => {
+                format!("{family}, reply on the outside NIC, {there} flows")
+            }
+            (name, _) => match name.rsplit_once('-') {
+                Some(("addresses", what)) => format!("{family}, {what}, {prefixes} addresses"),
+                Some((peer @ ("xdp-filter" | "xdp-filter-addresses"), what)) => {
+                    format!("{family}, {what}, {prefixes} addresses, {peer}")
+                }
+                _ => continue,
+            },
         };
         table.row([title, outcome.rounds.net().to_string(), aim(outcome, outcomes)]);
+    }
+    table
+}
+
+/// Programs that stop after a step, and what each takes more than the one before it.
+fn steps(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new(["until", "ns", "step, ns"]);
+    let mut before = 0.0;
+    for outcome in outcomes {
+        let (first, title) = match (outcome.name.split_once("step-"), outcome.flows) {
+            (Some((_, step)), None) => {
+                (step == "which slot", format!("{}, {step}", outcome.family.name()))
+            }
+            (Some((_, step)), Some((_, there))) => {
+                let family = outcome.family.name();
+                (step == "parse", format!("{family}, reply with {there} flows, {step}"))
+            }
+            (None, _) => continue,
+        };
+        let net = outcome.rounds.net();
+        let step = net.median - if first { 0.0 } else { before };
+        before = net.median;
+        table.row([title, net.to_string(), format!("{step:.1}")]);
     }
     table
 }
@@ -269,6 +316,31 @@ fn aim(outcome: &Outcome, all: &[Outcome]) -> String {
     outcome.target_among(all).map_or(String::new(), |target| {
         Goal { measured, target, better: Better::Lower }.to_string()
     })
+}
+
+fn peers(outcomes: &[Outcome]) -> BarChart {
+    let bars = outcomes.iter().filter_map(|outcome| {
+        let (who, what) = outcome.name.rsplit_once('-')?;
+        let (name, kind) = match who {
+            "addresses" => ("sluice", 0),
+            "xdp-filter" => ("xdp-filter", 1),
+            "xdp-filter-addresses" => ("xdp-filter, addresses only", 2),
+            _ => return None,
+        };
+        let net = outcome.rounds.net();
+        Some(Bar {
+            name: format!("{what}, {name}"),
+            value: net.median,
+            range: Some((net.least, net.most)),
+            target: outcome.target_among(outcomes),
+            kind,
+        })
+    });
+    BarChart {
+        title: "1,000 addresses: ns for one packet, net of the floor".to_owned(),
+        value: "ns (dashed: what is aimed at)".to_owned(),
+        bars: bars.collect(),
+    }
 }
 
 fn chart(family: Family, outcomes: &[Outcome]) -> LineChart {

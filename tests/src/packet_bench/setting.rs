@@ -25,7 +25,7 @@ use filter_user::{
 };
 use ipnet::IpNet;
 
-use super::prefixes::{Family, Prefixes, Random};
+use super::prefixes::{Family, Mixture, Prefixes, Random};
 use crate::{netns, workdir::PinDir};
 
 /// Rules; a destination belongs to one of them by its block, so that nested prefixes have one rule and
@@ -39,8 +39,8 @@ const PARTS: u32 = 3;
 const ADDRESSES: usize = 4;
 
 /// The NICs' indices in the maps.
-const INSIDE: u8 = 0;
-const OUTSIDE: u8 = 1;
+pub(super) const INSIDE: u8 = 0;
+pub(super) const OUTSIDE: u8 = 1;
 
 /// The gateway's own address on the outside, and the server that answers.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
@@ -50,6 +50,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 pub(super) struct Size {
     /// Prefixes of each family.
     pub(super) prefixes: usize,
+    /// What they are.
+    pub(super) mixture: Mixture,
     /// Source groups, each one prefix of each family.
     pub(super) groups: u32,
     /// Whether there is an outside NIC, too.
@@ -90,7 +92,7 @@ impl Setting {
     pub(super) fn new(size: Size, random: &mut Random) -> Result<Self> {
         let mut prefixes = BTreeMap::new();
         for family in Family::BOTH {
-            prefixes.insert(family, Prefixes::new(family, size.prefixes, random)?);
+            prefixes.insert(family, Prefixes::new(family, size.prefixes, size.mixture, random)?);
         }
         let (text, names) = policy(&size, &prefixes)?;
         let files = [
