@@ -297,3 +297,56 @@ fn of_thousand(lengths: &[(u8, u32)], random: &mut Random) -> Result<u8> {
     }
     bail!("the shares of the lengths don't add up to 1,000")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random_prefixes(family: Family, count: usize) -> (Prefixes, Random) {
+        let mut random = Random::new(7);
+        let prefixes = Prefixes::new(family, count, Mixture::Half, &mut random).unwrap();
+        (prefixes, random)
+    }
+
+    #[test]
+    fn half_of_the_prefixes_are_addresses_and_none_is_there_twice() {
+        for family in Family::BOTH {
+            let (prefixes, _) = random_prefixes(family, 2_000);
+            let all = prefixes.all().unwrap();
+            assert_eq!(all.len(), 2_000);
+            let singles = all.iter().filter(|prefix| prefix.prefix_len() == family.bits()).count();
+            assert_eq!(singles, 1_000);
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_a_routing_table() {
+        for lengths in [&LENGTHS_V4[..], &LENGTHS_V6] {
+            assert_eq!(lengths.iter().map(|(_, share)| share).sum::<u32>(), 1_000);
+        }
+    }
+
+    #[test]
+    fn destinations_are_where_they_should_be() {
+        for family in Family::BOTH {
+            let (prefixes, mut random) = random_prefixes(family, 1_000);
+            let all = prefixes.all().unwrap();
+            let holds =
+                |address: u128| all.iter().any(|prefix| prefix.contains(&family.address(address)));
+            let shares = |address: u128, length: u8| {
+                let head = |address| family.head(address, length);
+                all.iter().any(|prefix| match prefix.addr() {
+                    IpAddr::V4(other) => head(u128::from(u32::from(other))) == head(address),
+                    IpAddr::V6(other) => head(u128::from(other)) == head(address),
+                })
+            };
+            for _ in 0..200 {
+                assert!(holds(prefixes.allowed(&mut random).unwrap()));
+                let near = prefixes.denied_near(&mut random).unwrap();
+                assert!(!holds(near) && shares(near, family.servers()));
+                let far = prefixes.denied_far(&mut random);
+                assert!(!holds(far) && !shares(far, family.block()));
+            }
+        }
+    }
+}
