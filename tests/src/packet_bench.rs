@@ -541,7 +541,7 @@ mod tests {
         let mut tuples =
             draw(1 << 10, || random_of(&setting, Family::V4, random, |random| own.allowed(random)))
                 .unwrap();
-        let mut check = |tuples: &[Tuple], setting: &mut Setting, feeder: &mut Feeder| {
+        let check = |tuples: &[Tuple], setting: &mut Setting, feeder: &mut Feeder| {
             let region = feeder.prepare(Family::V4, frame(Family::V4).unwrap(), tuples).unwrap();
             let id = setting.program(Side::Inside).unwrap().id;
             let program = Measured::by_id(id, Kind::Frags).unwrap();
