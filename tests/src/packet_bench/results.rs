@@ -273,6 +273,9 @@ fn others(outcomes: &[Outcome]) -> Table {
                 let groups = outcome.groups;
                 format!("{family}, allowed, 64 destinations, {prefixes} prefixes, {groups} groups")
             }
+            ("reply", Some((wanted, there))) if there < wanted => format!(
+                "{family}, reply on the outside NIC, {there} flows (the table has no room for {wanted})"
+            ),
             ("reply", Some((_, there))) => {
                 format!("{family}, reply on the outside NIC, {there} flows")
             }
