@@ -1,104 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Builds the eBPF object and leaves it in `OUT_DIR`, where `kernel` embeds it.
+//! Builds the filter's eBPF object and leaves it in `OUT_DIR`, where `kernel` embeds it.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-};
+#[path = "build/ebpf.rs"]
+mod ebpf;
 
-use anyhow::{Context as _, Result, bail};
-use aya_build::{Package, Toolchain};
+use std::{env, path::PathBuf};
 
-/// The name under which `cargo xtask setup` links the toolchain that has `core`'s source.
-const TOOLCHAIN: &str = "sluice-ebpf";
+use anyhow::{Context as _, Result};
 
 fn main() -> Result<()> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let root = manifest.parent().context("filter-user has no parent directory")?;
-    println!("cargo:rerun-if-changed={}", root.join("filter-common/src").display());
-    println!("cargo:rerun-if-changed=build.rs");
-
-    let linker = linker_directory()?;
-    if !linker.join("bpf-linker").exists() {
-        bail!(
-            "bpf-linker is not in {}: run `cargo xtask setup` once, it installs what the eBPF build needs",
-            linker.display()
-        );
+    for source in ["filter-common/src", "filter-user/build", "filter-user/build.rs"] {
+        println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
-    let sysroot = toolchain_sysroot()?;
-    let mut path = OsString::from(&linker);
-    path.push(":");
-    path.push(env::var_os("PATH").unwrap_or_default());
-    let mut libraries = OsString::from(llvm_directory(&sysroot)?);
-    if let Some(existing) = env::var_os("LD_LIBRARY_PATH") {
-        libraries.push(":");
-        libraries.push(existing);
-    }
-    // The object is the same for every profile and for checks, so it is built in one place; the
-    // inner cargo's own lock keeps builds apart.
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let mut shared = out.ancestors().nth(4).context("OUT_DIR is not below a target directory")?;
-    // With `--target`, a directory of that name comes in between.
-    if shared.ends_with(env::var("TARGET")?) {
-        shared = shared.parent().context("OUT_DIR is not below a target directory")?;
-    }
-    let shared = shared.join("ebpf");
-    fs::create_dir_all(&shared)?;
-    // SAFETY: the build script has a single thread, and nothing has read the environment
-    // concurrently; aya-build offers no other way to hand variables to the inner cargo.
-    unsafe {
-        env::set_var("OUT_DIR", &shared);
-        env::set_var("PATH", path);
-        env::set_var("LD_LIBRARY_PATH", libraries);
-        env::set_var("RUSTC_BOOTSTRAP", "1");
-        env::set_var("CARGO_TERM_QUIET", "true");
-        for inherited in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_BUILD_TARGET"] {
-            env::remove_var(inherited);
-        }
-    }
-    let ebpf = root.join("filter-ebpf");
-    let ebpf = ebpf.to_str().context("the path of the repository is not UTF-8")?;
-    aya_build::build_ebpf(
-        [Package { name: "filter-ebpf", root_dir: ebpf, ..Package::default() }],
-        Toolchain::Custom(TOOLCHAIN),
-    )?;
-    fs::copy(shared.join("filter-ebpf"), out.join("filter-ebpf"))
-        .context("the eBPF object was not built")?;
-    Ok(())
-}
-
-/// The per-user directory into which `cargo xtask setup` installs bpf-linker.
-fn linker_directory() -> Result<PathBuf> {
-    let cache = match env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cache"),
-    };
-    Ok(cache.join("sluice/bpf-linker/bin"))
-}
-
-fn toolchain_sysroot() -> Result<PathBuf> {
-    let output = std::process::Command::new("rustup")
-        .args(["run", TOOLCHAIN, "rustc", "--print", "sysroot"])
-        .output()
-        .context("rustup can't be started")?;
-    if !output.status.success() {
-        bail!("the toolchain {TOOLCHAIN} is missing: run `cargo xtask setup` once");
-    }
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
-}
-
-/// bpf-linker loads the LLVM of the compiler that made the bitcode, at run time.
-fn llvm_directory(sysroot: &Path) -> Result<PathBuf> {
-    let multiarch = format!("lib/{}-linux-gnu", env::consts::ARCH);
-    for directory in [sysroot.join("lib"), sysroot.join(multiarch)] {
-        let Ok(entries) = directory.read_dir() else { continue };
-        for entry in entries {
-            if entry?.file_name().to_string_lossy().starts_with("libLLVM.so.22") {
-                return Ok(directory);
-            }
-        }
-    }
-    bail!("libLLVM.so.22 is not below {}: run `cargo xtask setup` once", sysroot.display())
+    let directory = root.join("filter-ebpf");
+    let filter = ebpf::Object { name: "filter-ebpf", directory, features: &[] };
+    ebpf::build(&[filter], "ebpf")
 }

@@ -111,11 +111,7 @@ fn judge<F: Frame + ?Sized, T: Tables>(
         return Ok(Verdict::Pass(reason));
     }
     check_addresses(headers, grant)?;
-    let found = tables.class(headers.vlan, &headers.source);
-    if !headers.source.is_link_local() {
-        tables.remember_class(headers.vlan, &headers.source, found.unwrap_or(Class::NONE));
-    }
-    *class = found.ok_or(DropReason::SpoofedSource)?;
+    *class = tables.class(headers.vlan, &headers.source).ok_or(DropReason::SpoofedSource)?;
     if payload == Payload::Later {
         return later_fragment(tables, workspace);
     }

@@ -17,13 +17,20 @@ use crate::{
 };
 
 /// What is read of a packet.
-struct Packet {
-    source: Address,
-    destination: Address,
-    source_port: u16,
-    destination_port: u16,
-    protocol: u8,
-    tcp_flags: u8,
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// The source address.
+    pub source: Address,
+    /// The destination address.
+    pub destination: Address,
+    /// The source port.
+    pub source_port: u16,
+    /// The destination port.
+    pub destination_port: u16,
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// TCP's flags; 0 for UDP.
+    pub tcp_flags: u8,
 }
 
 /// The verdict on a frame that entered an inside NIC; `None` where [`decide`](crate::decide::decide)
@@ -69,20 +76,8 @@ pub fn fast_outside<F: Frame + ?Sized, T: Shortcuts>(
         return None;
     }
     let Workspace { headers, key, .. } = workspace;
-    let Packet { source, destination, source_port, destination_port, protocol, tcp_flags } = packet;
-    let ip_version = match source {
-        Address::V4(_) => 4,
-        Address::V6(_) => 6,
-    };
-    *headers = Headers {
-        source,
-        destination,
-        source_port,
-        destination_port,
-        protocol,
-        ip_version,
-        ..Headers::default()
-    };
+    *headers = packet.headers();
+    let Packet { protocol, tcp_flags, .. } = packet;
     key.set(headers, Way::Incoming);
     let found = tables.flow(key)?;
     let clock = tables.clock();
@@ -94,10 +89,33 @@ pub fn fast_outside<F: Frame + ?Sized, T: Shortcuts>(
     Some(Verdict::Pass(PassReason::Reply))
 }
 
+impl Packet {
+    /// As [`parse`](crate::parse::parse) would have read it, as far as a flow is told by it.
+    #[inline(always)]
+    #[must_use]
+    pub fn headers(&self) -> Headers {
+        let Self { source, destination, source_port, destination_port, protocol, .. } = *self;
+        let ip_version = match source {
+            Address::V4(_) => 4,
+            Address::V6(_) => 6,
+        };
+        let known = Headers::default();
+        Headers {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol,
+            ip_version,
+            ..known
+        }
+    }
+}
+
 /// Reads a packet of the kind that this is for, with all the checks of
 /// [`parse`](crate::parse::parse) that can fail for one.
 #[inline(always)]
-fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     let head = frame.head::<42>()?;
     match head.be16(12) {
         ethertype::IPV4 => {
@@ -187,9 +205,13 @@ fn tcp<H: Head>(
     })
 }
 
-/// The grant of a destination that is no special one.
+/// The grant of a destination that is no special one, where the index is sure of it.
 #[inline(always)]
-fn grant<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T, packet: &Packet) -> Option<Grant> {
+pub fn grant<F: Frame + ?Sized, T: Shortcuts>(
+    frame: &F,
+    tables: &T,
+    packet: &Packet,
+) -> Option<Grant> {
     // Those that mean the host itself, groups, or all: of IPv6 they begin with zeros, or are multicast.
     let special = match packet.destination {
         Address::V4([first, ..]) => matches!(first, 0 | 127 | 224..),

@@ -62,10 +62,6 @@ pub trait Tables {
     /// address can't live behind this NIC.
     fn class(&self, vlan: u16, source: &Address) -> Option<Class>;
 
-    /// Remembers for later packets what [`Tables::class`] said of a source, where that may be of use to
-    /// them ([`Shortcuts::known_class`]). Does nothing where it observes.
-    fn remember_class(&self, vlan: u16, source: &Address, class: Class);
-
     /// The grant of the longest prefix that holds the destination; [`Grant::NONE`] where no prefix
     /// does.
     fn grant(&self, destination: &Address) -> Grant;
@@ -100,15 +96,14 @@ pub trait Tables {
     fn remember_first_fragment(&self, key: &FragmentKey, now: u64);
 }
 
-/// What answers the most frequent look-ups in less time than the tables. It may not know, but what it
-/// says is what the tables say.
+/// What answers the most frequent look-ups in less time than the tables. What it says is what the tables
+/// say.
 pub trait Shortcuts: Tables {
     /// The class of a source in frames without a tag, [`Class::NONE`] for one that can't live behind
-    /// this NIC. `None` if it is not known, and for sources that are dropped whatever their class
-    /// ([`remembers`]).
+    /// this NIC. `None` for sources of which more than the class has to be looked at.
     fn known_class(&self, source: &Address) -> Option<Class>;
 
-    /// What the index says of a destination.
+    /// What the index says of a destination. It may not know.
     fn indexed(&self, destination: &Address) -> Found;
 
     /// Marks a destination as used in the index, as [`Tables::mark_used`] does in the tables.
@@ -118,11 +113,11 @@ pub trait Shortcuts: Tables {
     fn skips_sample(&self) -> bool;
 }
 
-/// Whether the class of a source is remembered: of those that no rule can make right, and of
-/// link-local ones, more than the class has to be looked at.
+/// Whether no more than the class of a source has to be looked at: it is none that no rule can make
+/// right, nor a link-local one.
 #[inline(always)]
 #[must_use]
-pub fn remembers(source: &Address) -> bool {
+pub fn is_plain(source: &Address) -> bool {
     !(source.is_multicast()
         || source.is_broadcast()
         || source.is_loopback()

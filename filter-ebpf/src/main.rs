@@ -8,6 +8,8 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod atomic;
+#[cfg(feature = "bench")]
+mod bench;
 mod events;
 mod frame;
 mod index;

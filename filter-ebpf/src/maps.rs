@@ -30,7 +30,7 @@ pub(crate) struct Scratch {
 }
 
 /// Entries of the cache of classes, a power of two.
-pub(crate) const CACHED_CLASSES: u32 = 4096;
+pub(crate) const CACHED_CLASSES: u32 = 8192;
 
 /// What a look-up of a source said, and what it was asked.
 #[derive(Clone, Copy)]

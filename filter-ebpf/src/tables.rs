@@ -9,7 +9,7 @@ use filter_common::{
     flow::{Clock, Flow, FlowState, Load, Way},
     index::{self, Found, Line, LineWords, Lines, halves},
     parse::Address,
-    tables::{Class, Mode, PortSet, Role, Shortcuts, Tables},
+    tables::{Class, Mode, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_CELLS,
         MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, Selector, SlotSettings, VLANS,
@@ -245,17 +245,6 @@ impl Tables for Slot {
     }
 
     #[inline(always)]
-    fn remember_class(&self, vlan: u16, source: &Address, class: Class) {
-        // The fast path knows no tags.
-        if vlan == 0
-            && self.role == Role::Enforcing
-            && let Some((cached, entry)) = self.class_entry(source)
-        {
-            *cached = CachedClass { class: class.0, ..entry };
-        }
-    }
-
-    #[inline(always)]
     fn grant(&self, destination: &Address) -> Grant {
         match self.grant_cell(destination) {
             Some(cell) => cell.load(),
@@ -368,8 +357,16 @@ impl Shortcuts for Slot {
     #[inline(always)]
     fn known_class(&self, source: &Address) -> Option<Class> {
         let (cached, entry) = self.class_entry(source)?;
-        let same = cached.active == entry.active && cached.source == entry.source;
-        if same { Some(Class(cached.class)) } else { None }
+        if cached.active == entry.active && cached.source == entry.source {
+            return Some(Class(cached.class));
+        }
+        // Those never get in, so that what is cached needs no look.
+        if !is_plain(source) {
+            return None;
+        }
+        let class = self.class(0, source).unwrap_or(Class::NONE);
+        *cached = CachedClass { class: class.0, ..entry };
+        Some(class)
     }
 
     #[inline(always)]

@@ -328,10 +328,12 @@ impl Daemon {
             }
             let there = self.there(&self.nics);
             let pinned = self.pins.nics()?;
-            if there.iter().all(|nic| pinned.contains(nic)) {
+            let (compiled, ledger) = self.compile_whole()?;
+            let lines = self.slots.wanted_lines(&compiled.tables);
+            if lines.is_none() && there.iter().all(|nic| pinned.contains(nic)) {
                 // Programs of this layout are on all of them and do for the moment, while clients
                 // wait for answers: loading others takes the kernel's verifier a second and more.
-                self.replace_tables()?;
+                self.put_in_force(compiled, ledger)?;
                 let dns = &self.policy.dns;
                 let (wanted, first) = (self.names.wanted(), std::mem::take(&mut listeners));
                 self.forwarding.serve(dns, wanted, Resolvers::New, first)?;
@@ -340,8 +342,9 @@ impl Daemon {
                 let task = spawn_blocking(move || nics::attach(&pins, &there, &host, &gateway));
                 self.attachments = self.hearing(task).await??.attachments;
             } else {
+                self.grow_index(lines);
                 let attached = self.attach(&there)?;
-                if let Err(error) = self.replace_tables() {
+                if let Err(error) = self.put_in_force(compiled, ledger) {
                     attached.take_back(&self.pins)?;
                     return Err(error);
                 }
@@ -350,7 +353,9 @@ impl Daemon {
             self.redirecting.adopt();
         } else {
             // Nothing is in force yet: with tables first, no packet meets empty ones.
-            self.replace_tables()?;
+            let (compiled, ledger) = self.compile_whole()?;
+            self.grow_index(self.slots.wanted_lines(&compiled.tables));
+            self.put_in_force(compiled, ledger)?;
             self.attachments = self.attach(&self.there(&self.nics))?.attachments;
         }
         let dns = &self.policy.dns;
@@ -425,10 +430,25 @@ impl Daemon {
 
     /// Compiles the policy whole and swaps slots.
     fn replace_tables(&mut self) -> Result<()> {
+        let (compiled, ledger) = self.compile_whole()?;
+        self.put_in_force(compiled, ledger)
+    }
+
+    /// Makes the index longer, before programs are put on NICs that then look at the longer one. The
+    /// filter does without: where there is no memory for it, the tries are asked.
+    fn grow_index(&mut self, lines: Option<u32>) {
+        let Some(lines) = lines else { return };
+        match self.slots.grow_index(&self.pins, lines) {
+            Ok(()) => tracing::info!(lines, "the index of destinations is longer now"),
+            Err(error) => tracing::error!("{error:#}; packets take longer to judge without"),
+        }
+    }
+
+    fn compile_whole(&mut self) -> Result<(Compiled, CounterLedger)> {
         let mut ledger = self.ledger.clone();
         let compiled =
             compile_whole((&self.policy, &self.names, &self.host), &mut self.slots, &mut ledger)?;
-        self.put_in_force(compiled, ledger)
+        Ok((compiled, ledger))
     }
 
     /// Saves what the counters mean, then swaps slots. On an error nothing has changed.
@@ -646,7 +666,7 @@ impl Daemon {
         self.sweep_flows();
         self.sweep_tables();
         self.watch_interception();
-        if self.tables_error.is_some() {
+        if self.tables_error.is_some() || self.slots.is_crowded() {
             let result = self.replace_tables();
             self.tables_updated(result);
         }
@@ -754,6 +774,13 @@ impl Daemon {
                 )),
                 (_, None) | (XdpMode::Auto | XdpMode::Native, Some(AttachedMode::Native)) => {}
             }
+        }
+        if !self.slots.is_indexed() {
+            warnings.push(
+                "the policy has outgrown the index of destinations, so that packets take several \
+                 times as long to judge; a restart of the daemon makes it longer, without a gap"
+                    .to_owned(),
+            );
         }
         if self.policy.sources.iter().all(|group| group.vlan.is_empty()) {
             for (nic, tags) in &self.tags {

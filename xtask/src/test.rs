@@ -292,6 +292,8 @@ impl Stage {
                     "--release",
                     "--package",
                     "filter-ebpf",
+                    "--package",
+                    "generator-ebpf",
                     "--",
                     "-D",
                     "warnings",

@@ -13,7 +13,7 @@ use filter_common::{
     flow::{Clock, Flow, FlowState, Load, Way},
     index::Found,
     parse::Address,
-    tables::{Class, PortSet, Role, Shortcuts, Tables, remembers},
+    tables::{Class, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
         AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS, Permit, Selector,
         SlotSettings, zone_index,
@@ -233,8 +233,6 @@ impl Tables for View<'_> {
         Some(Class(*class)).filter(|class| *class != Class::NONE)
     }
 
-    fn remember_class(&self, _vlan: u16, _source: &Address, _class: Class) {}
-
     fn grant(&self, destination: &Address) -> Grant {
         let Some((prefix, grant)) = self.destination(destination) else { return Grant::NONE };
         let used = self.memory.is_some_and(|memory| memory.used.borrow().contains(&prefix));
@@ -277,7 +275,7 @@ impl Tables for View<'_> {
 /// Short cuts that know everything, and send no samples.
 impl Shortcuts for View<'_> {
     fn known_class(&self, source: &Address) -> Option<Class> {
-        remembers(source).then(|| self.class(0, source).unwrap_or(Class::NONE))
+        is_plain(source).then(|| self.class(0, source).unwrap_or(Class::NONE))
     }
 
     fn indexed(&self, destination: &Address) -> Found {

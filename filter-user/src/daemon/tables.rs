@@ -5,19 +5,25 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, Result};
-use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, MAX_NICS};
+use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, IndexLayout, MAX_NICS, SLOTS};
 
 use crate::{
     compile::{
-        Compiled, CounterLedger, Edit, NamesError, SlotTables, Step, apply, plan_names, plan_sweep,
-        rebuild,
+        Compiled, CounterLedger, Edit, NamesError, SlotTables, Step, apply, index_lines,
+        plan_names, plan_sweep, rebuild,
     },
     kernel::{
-        SharedMaps,
+        PinDirectory, SharedMaps,
         maps::{Provenance, SlotIndex},
     },
     names::Changed,
 };
+
+/// Lines of the index of a slot at most: 2 GiB.
+const MAX_LINES: u32 = 1 << 25;
+
+/// Addresses that found no room in the index, after which it is built anew with more.
+const CROWDED: u32 = 2048;
 
 /// The slots, with a mirror of what the kernel holds.
 #[derive(Debug)]
@@ -92,6 +98,37 @@ impl TwoSlots {
     #[must_use]
     pub fn in_force(&self) -> &Compiled {
         &self.in_force
+    }
+
+    /// How many lines the index of these tables wants in each slot, if it has not as many as it needs.
+    #[must_use]
+    pub fn wanted_lines(&self, tables: &SlotTables) -> Option<u32> {
+        let needed = index_lines(&tables.grants);
+        (needed > self.maps.index_room()).then(|| {
+            // So that not every further list makes it grow again.
+            needed.saturating_add(needed / 4).next_multiple_of(1024).min(MAX_LINES)
+        })
+    }
+
+    /// Makes the index longer. Until programs that were loaded before are replaced, nothing else may be
+    /// done with the slots.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no memory for it; then it is as it was.
+    pub fn grow_index(&mut self, pins: &PinDirectory, lines: u32) -> Result<()> {
+        self.maps.grow_index(pins, self.active, lines).with_context(|| {
+            let mebibytes = u64::from(lines) * u64::from(SLOTS) * 64 >> 20;
+            format!("the index of destinations wants {mebibytes} MiB of kernel memory")
+        })
+    }
+
+    /// Whether packets of the usual kind are judged by the index; else the tries are asked, which takes
+    /// several times as long.
+    #[must_use]
+    pub fn is_indexed(&self) -> bool {
+        let flags = IndexLayout::V4 | IndexLayout::V6;
+        self.maps.index_layout(self.active).flags & flags == flags
     }
 
     /// Builds tables in the idle slot and puts them in force by one store, which is the last thing
@@ -202,6 +239,13 @@ impl TwoSlots {
             used.extend(self.maps.take_used(self.active.other(), held, addresses)?);
         }
         Ok(used)
+    }
+
+    /// Whether so many learned addresses found no room in the index that it is worth to build it anew.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.maps.index_crowded(self.active) > CROWDED
+            && self.wanted_lines(&self.in_force.tables).is_none()
     }
 
     /// Clears rows that nothing leads to any more, so that they can be used again.
