@@ -19,7 +19,11 @@ use sluice_lab::{
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
-    learn_bench, restart_bench, survival, swap,
+    learn_bench, report, restart_bench, survival, swap,
+    throughput::{
+        self, Effort,
+        generate::{self, Order},
+    },
 };
 
 /// How often the daemon is killed unless the command line says otherwise.
@@ -82,11 +86,14 @@ fn main() -> ExitCode {
         ["learn"] => learn(),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
+        ["throughput"] => throughput(Effort::FULL),
+        ["throughput", "--quick"] => throughput(Effort::QUICK),
+        ["generate", words @ ..] => generate(words),
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
                 "usage: sluice-bench kill [TIMES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
-                 dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]]"
+                 throughput [--quick] | dns [ROUNDS] | import [ROUNDS] | generate ... | judge [POLICIES [PACKETS [SEED]]]"
             );
             return ExitCode::from(2);
         }
@@ -179,6 +186,23 @@ fn dns(rounds: u32) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn throughput(effort: Effort) -> Result<()> {
+    let measured = throughput::measure(effort)?;
+    let report = throughput::report(&measured);
+    print!("{report}");
+    for file in report.write(&report::directory()?)? {
+        eprintln!("{}", file.display());
+    }
+    // What the generator took long to measure is kept, and it fails all the same.
+    measured.failure.map_or(Ok(()), |failure| bail!("{failure}"))
+}
+
+fn generate(words: &[&str]) -> Result<()> {
+    let order = Order::parse(words).context(generate::USAGE)?;
+    println!("{}", order.carry_out()?);
     Ok(())
 }
 
