@@ -14,5 +14,7 @@ fn main() -> Result<()> {
     for source in ["filter-common/src", "filter-user/build", "filter-user/build.rs"] {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
-    ebpf::build(&[("filter-ebpf", root.join("filter-ebpf"))], "ebpf")
+    let directory = root.join("filter-ebpf");
+    let filter = ebpf::Object { name: "filter-ebpf", directory, features: &[] };
+    ebpf::build(&[filter], "ebpf")
 }

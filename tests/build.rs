@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Builds the eBPF object of the lab's own programs and leaves it in `OUT_DIR`.
+//! Builds the eBPF objects of the lab and leaves them in `OUT_DIR`: its own programs, and the filter with
+//! what only a benchmark runs.
 
 #[path = "../filter-user/build/ebpf.rs"]
 mod ebpf;
@@ -11,8 +12,18 @@ use anyhow::{Context as _, Result};
 fn main() -> Result<()> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let root = manifest.parent().context("tests has no parent directory")?;
-    for source in ["filter-user/build/ebpf.rs", "tests/build.rs"] {
+    for source in ["filter-common/src", "filter-user/build/ebpf.rs", "tests/build.rs"] {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
-    ebpf::build(&[("generator-ebpf", manifest.join("generator-ebpf"))], "ebpf-lab")
+    let generator = ebpf::Object {
+        name: "generator-ebpf",
+        directory: manifest.join("generator-ebpf"),
+        features: &[],
+    };
+    let filter = ebpf::Object {
+        name: "filter-ebpf",
+        directory: root.join("filter-ebpf"),
+        features: &["bench"],
+    };
+    ebpf::build(&[generator, filter], "ebpf-lab")
 }

@@ -7,6 +7,8 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod events;
 mod frame;
 mod maps;

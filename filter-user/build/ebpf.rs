@@ -15,13 +15,23 @@ use aya_build::{Package, Toolchain};
 /// The name under which `cargo xtask setup` links the toolchain that has `core`'s source.
 const TOOLCHAIN: &str = "sluice-ebpf";
 
-/// Builds crates, given by their names and directories, and leaves their objects in `OUT_DIR`, where
-/// `include_bytes!` finds them by the crates' names.
+/// A crate to build.
+pub(crate) struct Object<'a> {
+    /// Its name, and that of its object.
+    pub(crate) name: &'a str,
+    /// Where it lies.
+    pub(crate) directory: PathBuf,
+    /// Features to switch on.
+    pub(crate) features: &'a [&'a str],
+}
+
+/// Builds crates and leaves their objects in `OUT_DIR`, where `include_bytes!` finds them by the crates'
+/// names.
 ///
 /// `shared` is the directory below `target` where they are built. Build scripts may run at the same
 /// time, and the inner cargo's lock covers only a part of what happens there, so that each script has its
 /// own.
-pub(crate) fn build(objects: &[(&str, PathBuf)], shared: &str) -> Result<()> {
+pub(crate) fn build(objects: &[Object<'_>], shared: &str) -> Result<()> {
     let linker = linker_directory()?;
     if !linker.join("bpf-linker").exists() {
         bail!(
@@ -59,10 +69,10 @@ pub(crate) fn build(objects: &[(&str, PathBuf)], shared: &str) -> Result<()> {
             env::remove_var(inherited);
         }
     }
-    for (name, directory) in objects {
+    for Object { name, directory, features } in objects {
         let directory = directory.to_str().context("the path of the repository is not UTF-8")?;
         aya_build::build_ebpf(
-            [Package { name, root_dir: directory, ..Package::default() }],
+            [Package { name, root_dir: directory, features, ..Package::default() }],
             Toolchain::Custom(TOOLCHAIN),
         )?;
         fs::copy(shared.join(name), out.join(name))

@@ -29,6 +29,7 @@ pub mod learn_bench;
 pub mod listener;
 pub mod model;
 pub mod netns;
+pub mod packet_bench;
 pub mod peers;
 pub mod probe;
 pub mod process;

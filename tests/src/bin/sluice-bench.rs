@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
 //! `first-packet [NAMES]`, `dns [ROUNDS]` (which also needs dnsperf) and
-//! `judge [POLICIES [PACKETS [SEED]]]`; `import [ROUNDS]` doesn't. All but `learn` need a `sluice`
-//! built next to it.
+//! `judge [POLICIES [PACKETS [SEED]]]`; `packet [--quick]` does, too; `import [ROUNDS]` doesn't. All but
+//! `learn` and `packet` need a `sluice` built next to it.
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +19,7 @@ use sluice_lab::{
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
-    learn_bench, report, restart_bench, survival, swap,
+    learn_bench, packet_bench, report, restart_bench, survival, swap,
     throughput::{
         self, Effort,
         generate::{self, Order},
@@ -84,6 +84,7 @@ fn main() -> ExitCode {
         ["restart"] => restart(RESTARTS),
         ["restart", times] => times.parse().context("TIMES is no number").and_then(restart),
         ["learn"] => learn(),
+        ["packet", arguments @ ..] => packet(arguments),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         ["throughput"] => throughput(Effort::FULL),
@@ -93,7 +94,8 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "usage: sluice-bench kill [TIMES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
-                 throughput [--quick] | dns [ROUNDS] | import [ROUNDS] | generate ... | judge [POLICIES [PACKETS [SEED]]]"
+                 dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]] | \
+                 packet [--quick] [--sizes N,N] [--rounds N] | throughput [--quick] | generate ..."
             );
             return ExitCode::from(2);
         }
@@ -215,6 +217,38 @@ fn learn() -> Result<()> {
     }
     if slow > 0 {
         bail!("a learned address takes more than {LEARN_TIME:?}");
+    }
+    Ok(())
+}
+
+/// Prints what a packet costs, and leaves it in `target/bench`.
+fn packet(arguments: &[&str]) -> Result<()> {
+    let mut options = if arguments.contains(&"--quick") {
+        packet_bench::Options::quick()
+    } else {
+        packet_bench::Options::full()
+    };
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match *argument {
+            "--quick" => {}
+            "--sizes" => {
+                let sizes = rest.next().context("--sizes needs numbers of prefixes")?.split(',');
+                options.sizes = sizes
+                    .map(|size| size.parse().with_context(|| format!("{size} is no number")))
+                    .collect::<Result<_>>()?;
+            }
+            "--rounds" => {
+                let rounds = rest.next().context("--rounds needs a number")?;
+                options.rounds = rounds.parse().context("the number of rounds is none")?;
+            }
+            other => bail!("packet takes --quick, --sizes N,N and --rounds N, not {other}"),
+        }
+    }
+    let report = packet_bench::measure(&options)?;
+    print!("{report}");
+    for file in report.write(&report::directory()?)? {
+        eprintln!("{}", file.display());
     }
     Ok(())
 }

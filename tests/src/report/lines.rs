@@ -8,7 +8,7 @@ use super::{
     colour, escaped, opening,
 };
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 440.0;
 /// The plane within the axes.
 const LEFT: f64 = 64.0;

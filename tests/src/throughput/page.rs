@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{Aim, Contender, Kind, Measured, Row, Spread, ToolRow, contender::PACKAGES};
+use super::{Aim, Contender, Kind, Measured, Row, Spread, ToolRow};
 use crate::report::{Bar, BarChart, Report, Table};
 
 /// What a reader has to know about the numbers.

@@ -24,8 +24,9 @@ const CONFINED: &[Confined] = &[
             "filter-common/src/pod.rs",
             "tests/src/generator.rs",
             "tests/src/generator/",
+            "tests/src/packet_bench/",
         ],
-        why: "only `kernel` (and the lab's generator) talks to the kernel's BPF",
+        why: "only `kernel` (and the lab, for programs of its own) talks to the kernel's BPF",
     },
     Confined {
         name: "aya_ebpf*",
