@@ -211,7 +211,10 @@ mod tests {
         assert_eq!(order.traffic.transport, Transport::Syn);
         assert_eq!(order.traffic.size, Size::Mix);
         let destinations = ["203.0.113.7", "198.51.100.1", "198.51.100.2"];
-        assert_eq!(order.traffic.destinations, destinations.map(|text| text.parse().unwrap()));
+        assert_eq!(
+            order.traffic.destinations,
+            destinations.map(|text| text.parse::<Ipv4Addr>().unwrap())
+        );
     }
 
     #[test]
