@@ -82,15 +82,15 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// If it isn't there, or is the machine's own.
+    /// If it isn't there, or is the one that this process is in.
     pub fn open(name: &str) -> Result<Self> {
         let file = File::open(path(name))
             .with_context(|| format!("there is no namespace {name} (see `ip netns list`)"))?;
-        let own = fs::metadata("/proc/1/ns/net").context("the machine's own namespace")?;
+        let own = fs::metadata("/proc/self/ns/net").context("the namespace of this process")?;
         let opened = file.metadata()?;
         ensure!(
             (own.dev(), own.ino()) != (opened.dev(), opened.ino()),
-            "{name} is the machine's own namespace"
+            "{name} is the namespace that this process is in"
         );
         Ok(Self { name: name.to_owned(), file, ticket: None })
     }

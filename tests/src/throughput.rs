@@ -48,6 +48,10 @@ const MANY_PORTS: u16 = 1 << 14;
 /// A rate this near to the generator's is the generator's, not the contender's.
 const NEAR: f64 = 1.2;
 
+/// A gateway whose processor works for less of the time could have done more: what came in is what
+/// the generator sent, or had to leave out while something else had its processor.
+const BUSY: f64 = 0.9;
+
 /// How thorough a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
@@ -114,7 +118,7 @@ pub struct Row {
     pub busy: f64,
     /// The part of the packets that passed and then found a queue of the kernel full, at most.
     pub lost: f64,
-    /// Whether the generator could not have sent much more.
+    /// Whether the generator was what it was limited by, so that the rate is a lower bound.
     pub limited: bool,
 }
 
@@ -259,7 +263,7 @@ fn rows(samples: &BTreeMap<(Kind, Contender), Vec<Sample>>) -> Result<Vec<Row>> 
         .collect();
     for row in &mut rows {
         let limit = limits.get(&row.kind).copied().unwrap_or(f64::INFINITY);
-        row.limited = row.rate.median * NEAR >= limit;
+        row.limited = row.rate.median * NEAR >= limit || row.busy < BUSY;
     }
     Ok(rows)
 }

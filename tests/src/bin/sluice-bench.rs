@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
 //! `first-packet [NAMES]`, `dns [ROUNDS]` (which also needs dnsperf) and
-//! `judge [POLICIES [PACKETS [SEED]]]`; `packet [--quick]` does, too; `import [ROUNDS]` doesn't. All but
-//! `learn` and `packet` need a `sluice` built next to it.
+//! `judge [POLICIES [PACKETS [SEED]]]`; `packet`, `throughput` and `generate` do, too; `import [ROUNDS]` doesn't. All but
+//! `learn`, `packet` and `generate` need a `sluice` built next to it.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use sluice_lab::{
     dns_bench::{self, Names},
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
@@ -87,15 +87,14 @@ fn main() -> ExitCode {
         ["packet", arguments @ ..] => packet(arguments),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
-        ["throughput"] => throughput(Effort::FULL),
-        ["throughput", "--quick"] => throughput(Effort::QUICK),
+        ["throughput", words @ ..] => throughput(words),
         ["generate", words @ ..] => generate(words),
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
                 "usage: sluice-bench kill [TIMES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
                  dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]] | \
-                 packet [--quick] [--sizes N,N] [--rounds N] | throughput [--quick] | generate ..."
+                 packet [--quick] [--sizes N,N] [--rounds N] | throughput [--quick] [--rounds N] | generate ..."
             );
             return ExitCode::from(2);
         }
@@ -191,7 +190,16 @@ fn dns(rounds: u32) -> Result<()> {
     Ok(())
 }
 
-fn throughput(effort: Effort) -> Result<()> {
+fn throughput(words: &[&str]) -> Result<()> {
+    let (mut effort, mut rest) = match words {
+        ["--quick", rest @ ..] => (Effort::QUICK, rest),
+        rest => (Effort::FULL, rest),
+    };
+    if let ["--rounds", rounds] = rest {
+        effort.rounds = rounds.parse().context("--rounds needs a number")?;
+        rest = &[];
+    }
+    ensure!(rest.is_empty() && effort.rounds > 0, "usage: throughput [--quick] [--rounds N]");
     let measured = throughput::measure(effort)?;
     let report = throughput::report(&measured);
     print!("{report}");
@@ -203,7 +211,8 @@ fn throughput(effort: Effort) -> Result<()> {
 }
 
 fn generate(words: &[&str]) -> Result<()> {
-    let order = Order::parse(words).context(generate::USAGE)?;
+    let order = Order::parse(words)
+        .map_err(|error| anyhow!("{error:#}\n{}", generate::USAGE.trim_end()))?;
     println!("{}", order.carry_out()?);
     Ok(())
 }

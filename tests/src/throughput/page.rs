@@ -16,7 +16,9 @@ another: a single core does all of the gateway's work, and with more cores a gat
 The part of a machine that is shared with others is not known to the lab; ranges tell.\n\n\
 A cost is the time that the gateway's processor worked for the packets (the thread that polls the NIC, and the \
 processor's own for soft interrupts), per packet. It holds also where the generator was too slow to tell how many \
-packets a contender could take: those rates are marked with `>=`.\n\n\
+packets a contender could take. Those rates are marked with `>=`: they are within 1.2 times of what the generator sends into a \
+program that only drops, or the gateway's processor was idle for a tenth of the time and more. On a machine that does other \
+things beside, that can be all of them.\n\n\
 Every packet of every run was accounted for: none that is denied arrived, each that is allowed arrived or was counted by the \
 kernel as lost behind the filter, and Sluice's counters hold exactly the packets that were judged.";
 
@@ -146,7 +148,7 @@ fn file(kind: Kind) -> String {
 fn tools(report: &mut Report, rows: &[ToolRow]) {
     report.heading("Allowed traffic by other tools");
     report.text(
-        "These send by sockets, and are slower than what any contender could forward. With iperf3 the ends take part with \
+        "These send by sockets, each at a rate of its own. With iperf3 the ends take part with \
          their own work on both processors, so that no cost of the gateway alone is known.",
     );
     let mut table =
