@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A steady stream of numbered packets, of which every single one is accounted for.
 
+pub mod live;
+
 use std::{
     fmt,
     net::{SocketAddr, UdpSocket},

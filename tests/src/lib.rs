@@ -41,6 +41,7 @@ pub mod rich_policy;
 pub mod seeds;
 pub mod survival;
 pub mod swap;
+pub mod throughput;
 pub mod topology;
 pub mod upstream;
 pub mod workdir;

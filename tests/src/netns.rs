@@ -5,8 +5,9 @@
 //! private mount namespace, and pins in a bpffs mounted there would vanish with the command.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     hash::{BuildHasher as _, Hasher as _, RandomState},
+    os::unix::fs::MetadataExt as _,
     panic,
     path::{Path, PathBuf},
     process::{self, Command},
@@ -14,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use crate::{
@@ -26,12 +27,13 @@ use crate::{
 /// one of them is then told so; it tries again.
 const ATTEMPTS: u32 = 5;
 
-/// A named network namespace; it is removed when this is dropped.
+/// A named network namespace; one that was made here is removed when this is dropped.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
     file: File,
-    _ticket: Ticket,
+    /// Nothing for somebody else's.
+    ticket: Option<Ticket>,
 }
 
 /// A word that no other run has: the process's number and a random one.
@@ -71,9 +73,26 @@ impl Namespace {
                 }
             }
         })?;
-        let namespace = Self { name, file, _ticket: ticket };
+        let namespace = Self { name, file, ticket: Some(ticket) };
         run(namespace.command("ip").args(["link", "set", "lo", "up"]))?;
         Ok(namespace)
+    }
+
+    /// One that somebody else made, by its name; it stays.
+    ///
+    /// # Errors
+    ///
+    /// If it isn't there, or is the one that this process is in.
+    pub fn open(name: &str) -> Result<Self> {
+        let file = File::open(path(name))
+            .with_context(|| format!("there is no namespace {name} (see `ip netns list`)"))?;
+        let own = fs::metadata("/proc/self/ns/net").context("the namespace of this process")?;
+        let opened = file.metadata()?;
+        ensure!(
+            (own.dev(), own.ino()) != (opened.dev(), opened.ino()),
+            "{name} is the namespace that this process is in"
+        );
+        Ok(Self { name: name.to_owned(), file, ticket: None })
     }
 
     /// Its name, as `ip netns list` shows it.
@@ -123,7 +142,7 @@ impl Namespace {
     pub fn set_sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.enter(|| {
             settings.iter().try_for_each(|(key, value)| {
-                std::fs::write(Path::new("/proc/sys").join(key), value)
+                fs::write(Path::new("/proc/sys").join(key), value)
                     .with_context(|| format!("the sysctl {key} can't be set to `{value}`"))
             })
         })?
@@ -132,6 +151,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if self.ticket.is_none() {
+            return;
+        }
         // A destructor has nobody to report to; the tests look for what is left.
         let _ = Leftover::Namespace(self.name.clone()).remove();
     }

@@ -185,6 +185,16 @@ fn packet_socket() -> Result<OwnedFd> {
 }
 
 /// The link-level address of a NIC of the namespace that the thread is in.
+/// The number and the MAC address of a NIC in a namespace.
+///
+/// # Errors
+///
+/// If it isn't there, or has no such address.
+pub fn identity(namespace: &Namespace, nic: &str) -> Result<(u32, [u8; 6])> {
+    let found = namespace.enter(|| link(nic))??;
+    Ok((u32::try_from(found.ifindex())?, mac(&found)?))
+}
+
 fn link(nic: &str) -> Result<LinkAddr> {
     getifaddrs()
         .context("the NICs")?

@@ -7,6 +7,8 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod feed;
+mod generate;
+mod receive;
 mod trie;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
 //! `first-packet [NAMES]`, `dns [ROUNDS]` (which also needs dnsperf) and
-//! `judge [POLICIES [PACKETS [SEED]]]`; `packet [--quick]` does, too; `import [ROUNDS]` doesn't. All but
-//! `learn` and `packet` need a `sluice` built next to it.
+//! `judge [POLICIES [PACKETS [SEED]]]`; `packet`, `throughput` and `generate` do, too; `import [ROUNDS]` doesn't. All but
+//! `learn`, `packet` and `generate` need a `sluice` built next to it.
 
 #![forbid(unsafe_code)]
 
@@ -13,13 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use sluice_lab::{
     dns_bench::{self, Names},
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
     learn_bench, packet_bench, report, restart_bench, survival, swap,
+    throughput::{
+        self, Effort,
+        generate::{self, Order},
+    },
 };
 
 /// How often the daemon is killed unless the command line says otherwise.
@@ -83,12 +87,14 @@ fn main() -> ExitCode {
         ["packet", arguments @ ..] => packet(arguments),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
+        ["throughput", words @ ..] => throughput(words),
+        ["generate", words @ ..] => generate(words),
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
                 "usage: sluice-bench kill [TIMES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
                  dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]] | \
-                 packet [--quick] [--sizes N,N] [--rounds N]"
+                 packet [--quick] [--sizes N,N] [--rounds N] | throughput [--quick] [--rounds N] | generate ..."
             );
             return ExitCode::from(2);
         }
@@ -181,6 +187,33 @@ fn dns(rounds: u32) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn throughput(words: &[&str]) -> Result<()> {
+    let (mut effort, mut rest) = match words {
+        ["--quick", rest @ ..] => (Effort::QUICK, rest),
+        rest => (Effort::FULL, rest),
+    };
+    if let ["--rounds", rounds] = rest {
+        effort.rounds = rounds.parse().context("--rounds needs a number")?;
+        rest = &[];
+    }
+    ensure!(rest.is_empty() && effort.rounds > 0, "usage: throughput [--quick] [--rounds N]");
+    let measured = throughput::measure(effort)?;
+    let report = throughput::report(&measured);
+    print!("{report}");
+    for file in report.write(&report::directory()?)? {
+        eprintln!("{}", file.display());
+    }
+    // What the generator took long to measure is kept, and it fails all the same.
+    measured.failure.map_or(Ok(()), |failure| bail!("{failure}"))
+}
+
+fn generate(words: &[&str]) -> Result<()> {
+    let order = Order::parse(words)
+        .map_err(|error| anyhow!("{error:#}\n{}", generate::USAGE.trim_end()))?;
+    println!("{}", order.carry_out()?);
     Ok(())
 }
 
