@@ -36,6 +36,7 @@ pub mod query;
 pub mod raw;
 pub mod restart_bench;
 pub mod rich_policy;
+pub mod scale_bench;
 pub mod seeds;
 pub mod survival;
 pub mod swap;
