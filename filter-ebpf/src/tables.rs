@@ -10,9 +10,8 @@ use filter_common::{
     parse::Address,
     tables::{Class, Mode, PortSet, Role, Tables},
     wire::{
-        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_CELLS,
-        MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, Selector, SlotSettings, VLANS,
-        zone_index,
+        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS,
+        MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, SLOTS, Selector, SlotSettings, VLANS, zone_index,
     },
 };
 
@@ -263,7 +262,8 @@ impl Tables for Slot {
             return None;
         }
         let index = u64::from(grant.row()) * u64::from(self.settings.classes) + u64::from(class.0);
-        match *CELLS.get(slot_index(self.active, index, MAX_CELLS)?)? {
+        let place = index * u64::from(SLOTS) + u64::from(self.active.slot());
+        match *CELLS.get(u32::try_from(place).ok()?)? {
             0 => None,
             ports => Some(PortSet(ports)),
         }

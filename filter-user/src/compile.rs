@@ -40,7 +40,7 @@ use std::{
 
 use filter_common::{
     egress::Side,
-    wire::{Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, SlotSettings},
+    wire::{Grant, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, SlotSettings},
 };
 use ipnet::IpNet;
 
@@ -131,7 +131,8 @@ impl Skeleton {
             mode,
             flags: flags(policy, host),
         };
-        let basis = Basis::new(book, &destinations, classes, ports);
+        let cells = policy.gateway.sizes.grant_cells;
+        let basis = Basis::new(book, &destinations, classes, ports, cells);
         Ok(Self { basis, destinations, zones, sources, settings })
     }
 
@@ -153,7 +154,7 @@ impl Skeleton {
         check.fits(Capacity::PrefixesV6, grants.len() as u64 - v4, MAX_PREFIXES);
         let (rows, classes) = (u64::from(grant_rows.next()), u64::from(settings.classes));
         let what = Capacity::GrantCells { grants: rows, classes };
-        check.fits(what, rows * classes, MAX_CELLS);
+        check.fits(what, rows * classes, basis.grant_cells);
         if rows * classes > COUNTABLE_CELLS {
             check.result()?;
         }

@@ -169,7 +169,7 @@ pub async fn run(options: Options) -> Result<()> {
     };
     check_privileges()?;
     raise_file_limit();
-    let loaded = load(&options.config).map_err(|errors| {
+    let mut loaded = load(&options.config).map_err(|errors| {
         let kept = if PinDirectory::is_in_use(&options.pins) {
             "; the policy that an earlier daemon left stays in force"
         } else {
@@ -190,12 +190,13 @@ pub async fn run(options: Options) -> Result<()> {
         Ok(server) => server,
         Err(error) => return Err(abandon(pins, fresh, error)),
     };
-    let opened = SharedMaps::open(&pins)
+    let opened = SharedMaps::open(&pins, loaded.policy.gateway.sizes)
         .and_then(|(maps, ring, provenance)| Ok((maps, Events::new(ring)?, provenance)));
     let (maps, events, provenance) = match opened {
         Ok(opened) => opened,
         Err(error) => return Err(abandon(pins, fresh, error)),
     };
+    loaded.take_sizes(maps.sizes());
     let prepared = Daemon::prepare(options, loaded, netlink, host_state, pins, (maps, provenance));
     let mut daemon = match prepared {
         Ok(daemon) => daemon,

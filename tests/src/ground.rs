@@ -30,6 +30,7 @@ use filter_user::{
         Instance, LoadedProgram, PinDirectory, Role, SharedMaps,
         maps::{Provenance, SlotIndex},
     },
+    policy::TableSizes,
 };
 
 use ipnet::IpNet;
@@ -495,7 +496,7 @@ fn load(
 }
 
 fn open(pins: &PinDirectory, expected: Provenance) -> Result<(SharedMaps, Samples)> {
-    let (maps, mut ring, provenance) = SharedMaps::open(pins)?;
+    let (maps, mut ring, provenance) = SharedMaps::open(pins, TableSizes::default())?;
     ensure!(provenance == expected, "the maps are {provenance:?}, not {expected:?}");
     let samples = move || {
         let mut samples = Vec::new();

@@ -245,7 +245,7 @@ fn stages(size: &Size, directory: &Path) -> Result<Stages> {
 
     let directory = PinDir::new(&format!("bench-{}", netns::unique()))?;
     let pins = PinDirectory::create(directory.path())?;
-    let (maps, _events, provenance) = SharedMaps::open(&pins)?;
+    let (maps, _events, provenance) = SharedMaps::open(&pins, policy.gateway.sizes)?;
     let (mut slots, _) = TwoSlots::open(maps, provenance)?;
     let begin = Instant::now();
     slots.swap(compiled)?;
@@ -303,7 +303,7 @@ fn learned(size: &Size, number: u32) -> Result<(Fqdn, IpAddr)> {
     let name = Fqdn::try_from(name.as_str()).context("a name that is made")?;
     let scattered = number.wrapping_mul(2_654_435_761) % size.prefixes.max(1);
     let address = match number % 4 {
-        0 => Ipv4Addr::from(0x1400_0000 + (scattered / 2 << 9) + 9).into(),
+        0 => Ipv4Addr::from(0x1400_0000 + (scattered / 2 << 9) + 300).into(),
         1 => Ipv4Addr::from(0xb900_0000 + number / 4 * 7).into(),
         2 => Ipv6Addr::from((0x2a00_u128 << 112) + (u128::from(scattered / 2) << 80) + 9).into(),
         _ => Ipv6Addr::from((0x2c00_u128 << 112) + (u128::from(number) << 40)).into(),

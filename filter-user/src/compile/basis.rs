@@ -32,6 +32,8 @@ pub(super) struct Basis {
     /// Class -> for each rule whether it holds there.
     holding: Vec<Vec<Holds>>,
     pub(super) ports: PortClasses,
+    /// How many cells of grants and classes there may be.
+    pub(super) grant_cells: u32,
 }
 
 /// What new port cells count for.
@@ -51,6 +53,7 @@ impl Basis {
         destinations: &[RuleDestination],
         classes: Vec<BTreeSet<ClientGroup>>,
         ports: PortClasses,
+        grant_cells: u32,
     ) -> Self {
         let mut names = NameIndex::default();
         for of_rule in destinations {
@@ -60,7 +63,7 @@ impl Basis {
             }
         }
         let holding = classes.iter().map(|groups| book.holding_for(groups)).collect();
-        Self { book, names, classes, holding, ports }
+        Self { book, names, classes, holding, ports, grant_cells }
     }
 
     /// The cells of new grant rows.

@@ -16,7 +16,7 @@ use std::{
     net::IpAddr,
 };
 
-use filter_common::wire::{Grant, MAX_CELLS, MAX_PORT_CELLS, MAX_PREFIXES};
+use filter_common::wire::{Grant, MAX_PORT_CELLS, MAX_PREFIXES};
 use ipnet::IpNet;
 
 use super::{
@@ -138,7 +138,7 @@ pub fn plan_names(
     check.fits(Capacity::PrefixesV4, v4, MAX_PREFIXES);
     check.fits(Capacity::PrefixesV6, v6, MAX_PREFIXES);
     let (rows, classes) = (grant_rows.next().into(), tables.settings.classes.into());
-    check.fits(Capacity::GrantCells { grants: rows, classes }, rows * classes, MAX_CELLS);
+    check.fits(Capacity::GrantCells { grants: rows, classes }, rows * classes, basis.grant_cells);
     check.result()?;
     let mut port_set_rows = NewRows::new(&meaning.port_sets);
     let cells = basis.cells(grant_rows.added(), &mut port_set_rows);

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use filter_common::{
     flow::{Clock, FlowState, Origin},
     parse::protocol,
-    wire::{FlowKey, FlowRecord, MAX_FLOWS, MAX_KEPT_FLOWS},
+    wire::{FlowKey, FlowRecord, MAX_KEPT_FLOWS},
 };
 
 use super::{
@@ -99,7 +99,8 @@ impl Daemon {
             used: u64::try_from(used).unwrap_or(u64::MAX),
             capacity: u64::from(capacity),
         };
-        let tables = [("flows", flows.entries(), MAX_FLOWS), ("kept flows", kept, MAX_KEPT_FLOWS)];
+        let most = self.slots.maps.sizes().flows;
+        let tables = [("flows", flows.entries(), most), ("kept flows", kept, MAX_KEPT_FLOWS)];
         Ok(tables.map(table).into())
     }
 

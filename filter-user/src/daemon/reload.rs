@@ -35,10 +35,11 @@ impl Daemon {
 
     async fn try_reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
         let kept = "the policy that was in force stays in force";
-        let loaded = load(&self.options.config).map_err(|errors| {
+        let mut loaded = load(&self.options.config).map_err(|errors| {
             let directory = self.options.config.display();
             anyhow!("the configuration in {directory} is broken, and {kept}:\n{errors}")
         })?;
+        loaded.take_sizes(self.slots.maps.sizes());
         self.host_state = self.netlink.read().await?;
         suitable::check(&loaded.policy, &self.host_state).context(kept)?;
         interception::check(&loaded.policy).context(kept)?;

@@ -13,8 +13,7 @@ use filter_common::{
     reject::Answer,
     verdict::{Answered, DropReason, PassReason},
     wire::{
-        AUDITED, Counter, Grant, MAX_CELLS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation,
-        Permit,
+        AUDITED, Counter, Grant, MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation, Permit,
     },
 };
 use ipnet::IpNet;
@@ -173,7 +172,7 @@ impl Daemon {
             ("IPv6 destinations", grants6, MAX_PREFIXES),
             ("IPv4 sources", sources4, MAX_SOURCES),
             ("IPv6 sources", sources6, MAX_SOURCES),
-            ("grants by client class", tables.cells.len(), MAX_CELLS),
+            ("grants by client class", tables.cells.len(), self.slots.maps.sizes().grant_cells),
             ("port sets by port class", tables.port_cells.len(), MAX_PORT_CELLS),
             ("rule counters", self.ledger.len(), MATCHES),
         ]

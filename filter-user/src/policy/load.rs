@@ -26,7 +26,7 @@ use self::{
     reader::{Report, TomlFile},
     sections::Collector,
 };
-use super::{Destination, NamePattern, Origin, Policy, Rule};
+use super::{Destination, NamePattern, Origin, Policy, Rule, TableSizes};
 
 /// What loading gives: the policy, and what is worth saying about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub enum Kind {
     Unresolvable,
     /// No way to the gateway that rules can't shut.
     Unguarded,
+    /// A table that is there already has another size.
+    OtherSize,
 }
 
 /// Every error of a configuration directory, by file and line; never empty.
@@ -269,6 +271,30 @@ pub fn summed_up(warnings: &[Diagnostic]) -> Vec<String> {
     lines
 }
 
+// === impl Loaded ===
+
+impl Loaded {
+    /// Goes on with tables that are there already, and warns where they have another size than the
+    /// configuration asks for.
+    pub fn take_sizes(&mut self, sizes: TableSizes) {
+        let gateway = &mut self.policy.gateway;
+        let wanted = std::mem::replace(&mut gateway.sizes, sizes);
+        for (key, wanted, there) in [
+            ("max_flows", wanted.flows, sizes.flows),
+            ("max_grant_cells", wanted.grant_cells, sizes.grant_cells),
+        ] {
+            if wanted != there {
+                self.warnings.push(Diagnostic {
+                    kind: Kind::OtherSize,
+                    origin: Some(gateway.origin.clone()),
+                    message: format!("[gateway]: {key} = {wanted}: the table was made for {there}"),
+                    help: "`sluice detach` and a new start make it anew, with a gap".to_owned(),
+                });
+            }
+        }
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -286,6 +312,7 @@ impl Kind {
             Self::SpecialPurpose => "special-purpose prefixes",
             Self::Unresolvable => "rules with names that can't be resolved",
             Self::Unguarded => "gateways without a management guard",
+            Self::OtherSize => "tables of another size",
         }
     }
 }

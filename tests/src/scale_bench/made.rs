@@ -65,17 +65,14 @@ const RULES_PER_FILE: u32 = 32;
 
 /// So many rules list an address in the prefix of another rule, and that for one of so many of theirs.
 const PARTNERS: u32 = 128;
-const NESTED: u32 = 20;
+const NESTED: u32 = 21;
 
 /// Where the prefixes are put: every IPv4 prefix into a /23 of its own, every IPv6 prefix into a
-/// /48.
+/// /48. Those of a rule stand together, and half of them in a wide prefix.
 const FIRST_V4: u32 = 0x1400_0000;
 const FIRST_V6: u128 = 0x2a00 << 112;
 const SHIFT_V4: u32 = 9;
 const SHIFT_V6: u32 = 80;
-
-/// The wide prefixes hold so many of those places, every other time.
-const WIDE_SHIFT: u32 = 11;
 
 /// The clients' networks: a /24 for each group.
 pub const CLIENTS: &str = "10.64.0.0/14";
@@ -115,8 +112,11 @@ impl Size {
     }
 
     fn gateway(&self) -> String {
-        let mut text = String::from(
-            "[gateway]\ninside  = [\"lan0\"]\noutside = [\"wan0\"]\n\n\
+        // Rules and pairs of rules, each by each group: as many as there are, and some more.
+        let cells = ((self.rules * 2 + 512) * (self.groups + 2)).max(1 << 18);
+        let mut text = format!(
+            "[gateway]\ninside  = [\"lan0\"]\noutside = [\"wan0\"]\n\
+             max_grant_cells = {cells}\n\n\
              [dns]\nlisten = [\"10.20.0.1\"]\nupstream = [\"192.0.2.2\"]\n\
              max_addresses = 1000000\nmax_names_per_rule = 1000000\n",
         );
@@ -149,15 +149,12 @@ impl Size {
         for wide in 0..self.wide {
             let udp: Vec<u16> = chosen(&UDP, wide + 1).collect();
             let _ = write!(text, "[[rule]]\nname = \"wide-{wide}\"\nudp  = {udp:?}\nto   = [");
-            let places = self.prefixes.div_ceil(2);
-            for block in (wide..places.div_ceil(1 << WIDE_SHIFT)).step_by(self.wide as usize) {
-                if block % 2 == 0 {
-                    let v4 = FIRST_V4 + (block << (WIDE_SHIFT + SHIFT_V4));
-                    let v6 = FIRST_V6 + (u128::from(block) << (WIDE_SHIFT + SHIFT_V6));
-                    let lengths = (32 - WIDE_SHIFT - SHIFT_V4, 128 - WIDE_SHIFT - SHIFT_V6);
-                    let _ = write!(text, "\"{}/{}\", ", Ipv4Addr::from(v4), lengths.0);
-                    let _ = write!(text, "\"{}/{}\", ", Ipv6Addr::from(v6), lengths.1);
-                }
+            for rule in (wide..self.rules).step_by(self.wide as usize) {
+                let (first, bits) = (self.first_place(rule), self.place_bits() - 1);
+                let v4 = FIRST_V4 + (first << SHIFT_V4);
+                let v6 = FIRST_V6 + (u128::from(first) << SHIFT_V6);
+                let _ = write!(text, "\"{}/{}\", ", Ipv4Addr::from(v4), 32 - SHIFT_V4 - bits);
+                let _ = write!(text, "\"{}/{}\", ", Ipv6Addr::from(v6), 128 - SHIFT_V6 - bits);
             }
             let _ = writeln!(text, "\"198.18.{wide}.0/24\"]\n");
         }
@@ -173,17 +170,28 @@ impl Size {
         rule % self.groups
     }
 
-    /// The prefix of a number: odd ones are IPv6.
+    /// How many bits tell the places of one rule in one family apart.
+    fn place_bits(&self) -> u32 {
+        let places = self.prefixes.div_ceil(self.rules).div_ceil(2);
+        places.next_power_of_two().trailing_zeros().max(1)
+    }
+
+    fn first_place(&self, rule: u32) -> u32 {
+        rule << self.place_bits()
+    }
+
+    /// The prefix of a number.
     fn prefix(&self, number: u32, round: u32) -> IpNet {
+        let (rule, turn) = (number % self.rules, number / self.rules);
+        let place = self.first_place(rule) + turn / 2;
         // The last place of a /23 and a /48 is another one in each round.
         let moved = if number % 100 < 2 { round } else { 0 };
-        let place = number / 2;
-        if number % 2 == 0 {
-            let length = pick(&LENGTHS_V4, place);
+        if turn % 2 == 0 {
+            let length = pick(&LENGTHS_V4, turn / 2);
             let address = FIRST_V4 + (place << SHIFT_V4) + (moved << (32 - length.max(24)));
             net(Ipv4Net::new_assert(address.into(), length))
         } else {
-            let length = pick(&LENGTHS_V6, place);
+            let length = pick(&LENGTHS_V6, turn / 2);
             let address = FIRST_V6
                 + (u128::from(place) << SHIFT_V6)
                 + (u128::from(moved) << (128 - length.max(52)));
@@ -226,9 +234,8 @@ impl Size {
             let own = ports(rule).first().copied().unwrap_or(NO_TCP);
             questions.push(Expected { from, to, port: Port::Tcp(own), passes: member });
             questions.push(Expected { from, to, port: Port::Tcp(NO_TCP), passes: false });
-            let block = number / 2 >> WIDE_SHIFT;
-            let covered = block % 2 == 0;
-            let udp = chosen(&UDP, block % self.wide + 1).next().unwrap_or(0);
+            let covered = number / self.rules / 2 < 1 << (self.place_bits() - 1);
+            let udp = chosen(&UDP, rule % self.wide + 1).next().unwrap_or(0);
             questions.push(Expected { from, to, port: Port::Udp(udp), passes: covered });
             if member {
                 let other = self.client((self.group(rule) + self.groups / 2) % self.groups);
