@@ -49,7 +49,7 @@ use self::{
     tables::{Found, Swept, TwoSlots},
 };
 use crate::{
-    compile::{CapacityError, Compiled, CounterLedger, Edit, Host, MATCHES, compile},
+    compile::{CapacityError, Compiled, CounterLedger, Edit, Footprint, Host, MATCHES, compile},
     control::{
         protocol::{Drop, Flushed, ReloadRequest, Reply, Request},
         server::{Call, Server},
@@ -190,6 +190,7 @@ pub async fn run(options: Options) -> Result<()> {
         Ok(server) => server,
         Err(error) => return Err(abandon(pins, fresh, error)),
     };
+    tell_of_memory(Footprint::fixed(loaded.policy.gateway.sizes, SharedMaps::cpus()));
     let opened = SharedMaps::open(&pins, loaded.policy.gateway.sizes)
         .and_then(|(maps, ring, provenance)| Ok((maps, Events::new(ring)?, provenance)));
     let (maps, events, provenance) = match opened {
@@ -435,10 +436,16 @@ impl Daemon {
     /// Saves what the counters mean, then swaps slots. On an error nothing has changed.
     fn put_in_force(&mut self, compiled: Compiled, ledger: CounterLedger) -> Result<()> {
         self.save_ledger(&ledger)?;
+        tell_of_memory(self.fixed_footprint().with(&compiled.tables));
         self.slots.swap(compiled)?;
         self.ledger = ledger;
         self.retire_counters();
         Ok(())
+    }
+
+    /// The kernel's memory that the tables take without any policy.
+    fn fixed_footprint(&self) -> Footprint {
+        Footprint::fixed(self.slots.maps.sizes(), SharedMaps::cpus())
     }
 
     fn save_ledger(&mut self, ledger: &CounterLedger) -> Result<()> {
@@ -840,6 +847,19 @@ fn tell_of_tags(tags: &BTreeMap<NicName, Tags>) {
                 features.join(" and ")
             ),
             Tags::InFrame | Tags::TakenOff(_) => {}
+        }
+    }
+}
+
+/// Says what the tables take of the kernel's memory, before they take it.
+fn tell_of_memory(footprint: Footprint) {
+    let kib = |bytes: u64| bytes / 1024;
+    match footprint {
+        Footprint { fixed, prefixes: 0 } => {
+            tracing::info!(kib = kib(fixed), "the kernel's memory that tables take at first");
+        }
+        Footprint { prefixes, .. } => {
+            tracing::info!(kib = kib(prefixes), "the kernel's memory that these prefixes take");
         }
     }
 }

@@ -204,7 +204,8 @@ impl Ground {
     /// A map can't be written.
     pub fn swap(&mut self, tables: &SlotTables) -> Result<()> {
         let idle = SlotIndex::of(self.active).other();
-        for step in rebuild(self.slot(idle), tables) {
+        let steps: Vec<Step> = rebuild(self.slot(idle), tables).collect();
+        for step in steps {
             self.step(idle, &step)?;
         }
         self.activate(idle, tables)

@@ -296,16 +296,16 @@ fn host(policy: &Policy) -> Host {
     Host { nics: nics.into_iter().filter_map(nic).collect(), ..Host::default() }
 }
 
-/// The name of a number, which the policy covers, and its address: every other one lies where the
-/// rules have prefixes.
+/// The name of a number, which the policy covers, and its address: every other one lies among the
+/// prefixes of the first rules.
 fn learned(size: &Size, number: u32) -> Result<(Fqdn, IpAddr)> {
     let name = format!("n{number}.p{}.example.com", number % PATTERNS);
     let name = Fqdn::try_from(name.as_str()).context("a name that is made")?;
-    let scattered = number.wrapping_mul(2_654_435_761) % size.prefixes.max(1);
+    let place = number.wrapping_mul(2_654_435_761) % (size.prefixes / 8).max(1);
     let address = match number % 4 {
-        0 => Ipv4Addr::from(0x1400_0000 + (scattered / 2 << 9) + 300).into(),
+        0 => Ipv4Addr::from(0x1400_0000 + (place << 9) + 300).into(),
         1 => Ipv4Addr::from(0xb900_0000 + number / 4 * 7).into(),
-        2 => Ipv6Addr::from((0x2a00_u128 << 112) + (u128::from(scattered / 2) << 80) + 9).into(),
+        2 => Ipv6Addr::from((0x2a00_u128 << 112) + (u128::from(place) << 80) + 9).into(),
         _ => Ipv6Addr::from((0x2c00_u128 << 112) + (u128::from(number) << 40)).into(),
     };
     Ok((name, address))

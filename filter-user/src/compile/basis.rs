@@ -66,28 +66,32 @@ impl Basis {
         Self { book, names, classes, holding, ports, grant_cells }
     }
 
-    /// The cells of new grant rows.
+    /// The cells of new grant rows, row by row.
     pub(super) fn cells(
         &self,
         grants: &[(u32, RuleSet)],
         port_sets: &mut NewRows<'_>,
-    ) -> Vec<(u32, u32)> {
+        mut cell: impl FnMut(u32, u32),
+    ) {
         let columns = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
-        let mut cells = Vec::new();
+        // Most classes have the same rules as the one before.
+        let (mut last, mut set) = (Vec::new(), Vec::new());
         for (row, rules) in grants {
+            let mut port_set = 0;
+            last.clear();
             for (class, holding) in (0..).zip(&self.holding) {
-                let set: RuleSet = rules
-                    .iter()
-                    .filter(|rule| holding.get(rule.0 as usize) == Some(&Holds::Yes))
-                    .copied()
-                    .collect();
-                let port_set = port_sets.row(&set);
+                let holds = |rule: &&RuleIndex| holding.get(rule.0 as usize) == Some(&Holds::Yes);
+                set.clear();
+                set.extend(rules.iter().filter(holds).copied());
+                if set != last {
+                    port_set = port_sets.row(&set);
+                    last.clone_from(&set);
+                }
                 if port_set != 0 {
-                    cells.push((row * columns + class, port_set));
+                    cell(row * columns + class, port_set);
                 }
             }
         }
-        cells
     }
 
     /// The cells of new port set rows, each with the rules that allow it.

@@ -20,6 +20,8 @@ use filter_common::{
 };
 use ipnet::{IpNet, Ipv4Net};
 
+use super::runs::Runs;
+
 /// What one slot of the kernel's maps holds. Arrays are zero by default, so zeros aren't stored,
 /// and two tables are equal exactly when the maps are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub struct SlotTables {
     /// [`zone_index`] -> zone, from 1.
     pub zones: BTreeMap<u32, u32>,
     /// grant row x classes + class -> row of the port set, from 1.
-    pub cells: BTreeMap<u32, u32>,
+    pub cells: Runs,
     /// Word -> four port classes of 16 bits. Class 0: no rule names the selector.
     pub port_classes: BTreeMap<u32, u64>,
     /// port set row x port classes + port class -> permit.
@@ -253,7 +255,7 @@ impl Tables for View<'_> {
             return None;
         }
         let cell = grant.row().checked_mul(classes)?.checked_add(class.0)?;
-        self.tables.cells.get(&cell).copied().filter(|row| *row != 0).map(PortSet)
+        self.tables.cells.get(cell).map(PortSet)
     }
 
     fn permit(&self, ports: PortSet, selector: Selector) -> Permit {

@@ -24,7 +24,7 @@ use futures_util::FutureExt as _;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
-    compile::{Compiled, Host},
+    compile::{Host, SlotTables},
     control::pattern::fits_name,
     control::protocol::{
         Care, FlowDetail, FlowFilter, FlowList, FlowQuestion, FlowStatus, Killed, NamedRule,
@@ -304,11 +304,11 @@ impl Daemon {
     /// [`kept`] looked.
     pub(super) async fn settle_flows(
         &mut self,
-        (old, old_host): (&Compiled, &Host),
+        (old, old_host): (&SlotTables, &Host),
         before: BTreeMap<FlowKey, FlowKey>,
     ) -> Result<Outcome> {
         let flows = self.read_flows().await?;
-        let old = Judge::new(&old.tables, old_host);
+        let old = Judge::new(old, old_host);
         let new = Judge::new(&self.slots.in_force().tables, &self.host);
         match self.policy.gateway.on_change {
             OnChange::Cut => {

@@ -69,6 +69,7 @@ impl Daemon {
         };
         let mut ahead = prepare(&self.names);
         let answers = self.look_up_ahead(&mut ahead, &resolver).await;
+        drop(ahead);
         let flows = self.read_flows().await.context(kept)?;
         // What was learned meanwhile is in the cache in force.
         let mut names = prepare(&self.names);
@@ -79,7 +80,7 @@ impl Daemon {
         let names = std::mem::replace(&mut self.names, names);
         let resolver = std::mem::replace(&mut self.resolver, resolver);
 
-        let before = (self.slots.in_force().clone(), self.host.clone());
+        let old_host = self.host.clone();
         self.forwarding.distrust();
         let result = self.put_policy_in_force(loaded, (numbered, host), request, &flows);
         let kept_flows = match result {
@@ -91,6 +92,8 @@ impl Daemon {
                 return Err(error.context(kept));
             }
         };
+        drop(names);
+        let old_tables = self.slots.before().unwrap_or_default();
         self.note_names();
         let dns = &self.policy.dns;
         let served = self.forwarding.serve(dns, wanted, resolvers, listeners);
@@ -103,7 +106,7 @@ impl Daemon {
             tracing::error!("{error:#}");
             warnings.push(format!("{error:#}"));
         }
-        let flows = match self.settle_flows((&before.0, &before.1), kept_flows).await {
+        let flows = match self.settle_flows((&old_tables, &old_host), kept_flows).await {
             Ok(flows) => flows,
             Err(error) => {
                 let message = format!("flows that the new policy denies may go on: {error:#}");

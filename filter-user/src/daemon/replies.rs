@@ -20,10 +20,11 @@ use ipnet::IpNet;
 
 use super::{Daemon, nics::attached_mode};
 use crate::{
-    compile::{MATCHES, RuleIndex, RuleRef, SlotTables, Via},
+    compile::{Footprint, MATCHES, RuleIndex, RuleRef, SlotTables, Via},
     control::protocol::{
-        AnswerReply, Count, DnsStatus, Drop, EventStatus, Explanation, NamedRule, NicStatus,
-        PolicyStatus, Question, RuleStatus, Status, TableStatus, UpstreamStatus, ViaReply,
+        AnswerReply, Count, DnsStatus, Drop, EventStatus, Explanation, KernelMemoryStatus,
+        NamedRule, NicStatus, PolicyStatus, Question, RuleStatus, Status, TableStatus,
+        UpstreamStatus, ViaReply,
     },
     kernel::{AttachedMode, Instance, Role, events::DropSample, pins::NicPins, question},
     names::NameState,
@@ -121,6 +122,11 @@ impl Daemon {
                 let mut tables = self.table_status(&self.slots.in_force().tables);
                 tables.extend(flow_tables);
                 tables
+            },
+            kernel_memory: {
+                let fixed = self.fixed_footprint();
+                let Footprint { fixed, prefixes } = fixed.with(&self.slots.in_force().tables);
+                KernelMemoryStatus { fixed_bytes: fixed, prefix_bytes: prefixes }
             },
             passes,
             drops,
@@ -396,9 +402,7 @@ impl Daemon {
 
     /// The names that have an address, the first of them.
     pub(super) fn name_of(&self, address: IpAddr) -> Option<String> {
-        let brought = self.slots.in_force().meaning.destinations().get(&IpNet::from(address))?;
-        let names: BTreeSet<_> =
-            brought.iter().filter_map(|brought| brought.name.as_ref()).collect();
+        let names: BTreeSet<_> = self.slots.in_force().meaning.names_of(address).collect();
         names.first().map(ToString::to_string)
     }
 }

@@ -2,7 +2,7 @@
 //! The two slots in the kernel and what they mean: swapping policies and editing the slot in
 //! force.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, MAX_NICS};
@@ -30,7 +30,7 @@ pub struct TwoSlots {
     in_force: Compiled,
     meaning: Meant,
     /// `None` while it isn't known what the slot holds.
-    idle: Option<SlotTables>,
+    idle: Option<Arc<SlotTables>>,
 }
 
 /// Whether it is known what the rows of the slot in force stand for.
@@ -77,7 +77,7 @@ impl TwoSlots {
             Provenance::Pinned => maps.read_slot(slot),
         };
         let in_force = Compiled { tables: read(active)?, ..Compiled::default() };
-        let idle = Some(read(active.other())?);
+        let idle = Some(Arc::new(read(active.other())?));
         let generation = word.generation();
         Ok((Self { maps, active, generation, in_force, meaning: Meant::Unknown, idle }, found))
     }
@@ -94,6 +94,12 @@ impl TwoSlots {
         &self.in_force
     }
 
+    /// What was in force before the last swap; `None` while it isn't known.
+    #[must_use]
+    pub fn before(&self) -> Option<Arc<SlotTables>> {
+        self.idle.clone()
+    }
+
     /// Builds tables in the idle slot and puts them in force by one store, which is the last thing
     /// it does: on an error the slot in force is as it was, without one the new tables are.
     ///
@@ -107,18 +113,19 @@ impl TwoSlots {
         self.maps.wait_for_packets()?;
         let idle = match self.idle.take() {
             Some(idle) => idle,
-            None => self.maps.read_slot(target)?,
+            None => Arc::new(self.maps.read_slot(target)?),
         };
         // Until all steps are done it isn't known what the slot holds, so nothing is put back
         // before.
-        carry_out(&mut self.maps, target, &rebuild(&idle, &compiled.tables))
+        carry_out(&mut self.maps, target, rebuild(&idle, &compiled.tables))
             .context("the new tables can't be written; the old ones stay in force")?;
         // The store that puts the slot in force must not overtake those that fill it.
         self.maps.wait_for_packets()?;
         self.maps.activate(target, self.generation + 1)?;
         self.generation += 1;
         self.active = target;
-        self.idle = Some(std::mem::replace(&mut self.in_force, compiled).tables);
+        let before = std::mem::replace(&mut self.in_force, compiled);
+        self.idle = Some(Arc::new(before.tables));
         self.meaning = Meant::Known;
         Ok(())
     }
@@ -133,10 +140,10 @@ impl TwoSlots {
         self.maps.wait_for_packets()?;
         let idle = match self.idle.take() {
             Some(idle) => idle,
-            None => self.maps.read_slot(target)?,
+            None => Arc::new(self.maps.read_slot(target)?),
         };
-        carry_out(&mut self.maps, target, &rebuild(&idle, &SlotTables::default()))?;
-        self.idle = Some(SlotTables::default());
+        carry_out(&mut self.maps, target, rebuild(&idle, &SlotTables::default()))?;
+        self.idle = Some(Arc::default());
         Ok(())
     }
 
@@ -166,7 +173,7 @@ impl TwoSlots {
     pub fn edit_names(&mut self, edit: Edit) -> Result<()> {
         let steps = edit.steps();
         for (number, step) in steps.iter().enumerate() {
-            if let Err(error) = carry_out(&mut self.maps, self.active, std::slice::from_ref(step)) {
+            if let Err(error) = carry_out(&mut self.maps, self.active, [*step]) {
                 let done = steps.iter().take(number);
                 done.for_each(|step| apply(&mut self.in_force.tables, step));
                 self.meaning = Meant::Unknown;
@@ -264,9 +271,13 @@ impl TwoSlots {
     }
 }
 
-fn carry_out(maps: &mut SharedMaps, slot: SlotIndex, steps: &[Step]) -> Result<()> {
+fn carry_out(
+    maps: &mut SharedMaps,
+    slot: SlotIndex,
+    steps: impl IntoIterator<Item = Step>,
+) -> Result<()> {
     for step in steps {
-        maps.apply(slot, step).with_context(|| {
+        maps.apply(slot, &step).with_context(|| {
             let kind = match step {
                 Step::Settings(_) => "settings",
                 Step::Zone { .. } => "zones",

@@ -14,6 +14,7 @@ use aya::{
         Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf,
         lpm_trie::Key,
     },
+    util::nr_cpus,
 };
 use filter_common::{
     egress::Side,
@@ -288,6 +289,13 @@ impl SharedMaps {
             sizes,
         };
         Ok((maps, events, provenance))
+    }
+
+    /// How many CPUs the maps have values for that each CPU has its own of.
+    #[must_use]
+    pub fn cpus() -> u32 {
+        // Where the kernel doesn't tell, there is at least one.
+        nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1)
     }
 
     /// The sizes that the maps have.

@@ -113,7 +113,7 @@ impl Size {
 
     fn gateway(&self) -> String {
         // Rules and pairs of rules, each by each group: as many as there are, and some more.
-        let cells = ((self.rules * 2 + 512) * (self.groups + 2)).max(1 << 18);
+        let cells = ((self.rules * 3 + 640) * (self.groups + 2)).max(1 << 18);
         let mut text = format!(
             "[gateway]\ninside  = [\"lan0\"]\noutside = [\"wan0\"]\n\
              max_grant_cells = {cells}\n\n\
