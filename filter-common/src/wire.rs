@@ -23,6 +23,9 @@ pub const VLANS: u32 = 4096;
 pub const MAX_PREFIXES: u32 = 1_100_000;
 /// Source prefixes of each family, over all zones.
 pub const MAX_SOURCES: u32 = 65_536;
+/// The value of a cell of the (grant, class) matrix that stands for no ports at all. 0 stands for what
+/// class 0 has: what holds for every client is written once for a grant, not once for each class.
+pub const NO_PORTS: u32 = u32::MAX;
 /// Entries of the (grant, class) matrix of one slot, unless the configuration asks for others. The
 /// entries of the two slots stand side by side, so that programs need not know how many there are.
 pub const DEFAULT_CELLS: u32 = 1 << 18;

@@ -11,7 +11,8 @@ use filter_common::{
     tables::{Class, Mode, PortSet, Role, Tables},
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS,
-        MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, SLOTS, Selector, SlotSettings, VLANS, zone_index,
+        MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, SLOTS, Selector, SlotSettings, VLANS,
+        zone_index,
     },
 };
 
@@ -261,12 +262,12 @@ impl Tables for Slot {
         if class.0 >= self.settings.classes {
             return None;
         }
-        let index = u64::from(grant.row()) * u64::from(self.settings.classes) + u64::from(class.0);
-        let place = index * u64::from(SLOTS) + u64::from(self.active.slot());
-        match *CELLS.get(u32::try_from(place).ok()?)? {
-            0 => None,
-            ports => Some(PortSet(ports)),
-        }
+        let first = u64::from(grant.row()) * u64::from(self.settings.classes);
+        let ports = match self.cell(first + u64::from(class.0)) {
+            0 => self.cell(first),
+            ports => ports,
+        };
+        if ports == 0 || ports == NO_PORTS { None } else { Some(PortSet(ports)) }
     }
 
     #[inline(always)]
@@ -276,6 +277,17 @@ impl Tables for Slot {
 }
 
 impl Slot {
+    /// A cell of the matrix of grants and classes; 0 also where there is no such cell. Those of the
+    /// other slot stand beside them.
+    #[inline(always)]
+    fn cell(&self, index: u64) -> u32 {
+        let place = index * u64::from(SLOTS) + u64::from(self.active.slot());
+        match CELLS.get(u32::try_from(place).unwrap_or(u32::MAX)) {
+            Some(ports) => *ports,
+            None => 0,
+        }
+    }
+
     #[inline(always)]
     fn permit_of(&self, ports: PortSet, selector: Selector) -> Option<Permit> {
         let word =

@@ -5,6 +5,7 @@ use std::{num::NonZero, process::ExitCode, thread};
 
 use anyhow::Result;
 use clap::Args;
+use filter_common::wire::NO_PORTS;
 use serde::Serialize;
 
 use super::{ConfigArgs, output};
@@ -99,7 +100,8 @@ fn check(args: &CheckArgs) -> Checked {
     match compile(&policy, &Snapshot::default(), &host(&policy), &mut CounterLedger::default()) {
         Ok(compiled) => {
             counts.grants = compiled.tables.grant_rows().len();
-            let rows = compiled.tables.cells.filled_runs().map(|(_, port_set)| port_set);
+            let cells = compiled.tables.cells.filled_runs();
+            let rows = cells.map(|(_, port_set)| port_set).filter(|row| *row != NO_PORTS);
             counts.port_sets = rows.collect::<std::collections::BTreeSet<_>>().len();
             let cpus = thread::available_parallelism().map_or(1, NonZero::get);
             let sizes = policy.gateway.sizes;

@@ -8,7 +8,7 @@ use std::{
 
 use filter_common::{
     verdict::PassReason,
-    wire::{AddressPair, Permit},
+    wire::{AddressPair, NO_PORTS, Permit},
 };
 
 use super::{
@@ -77,7 +77,8 @@ impl Basis {
         // Most classes have the same rules as the one before.
         let (mut last, mut set) = (Vec::new(), Vec::new());
         for (row, rules) in grants {
-            let mut port_set = 0;
+            // The port set of class 0, which holds where nothing else is written.
+            let (mut usual, mut port_set) = (None, 0);
             last.clear();
             for (class, holding) in (0..).zip(&self.holding) {
                 let holds = |rule: &&RuleIndex| holding.get(rule.0 as usize) == Some(&Holds::Yes);
@@ -87,7 +88,11 @@ impl Basis {
                     port_set = port_sets.row(&set);
                     last.clone_from(&set);
                 }
-                if port_set != 0 {
+                let usual = *usual.get_or_insert(port_set);
+                if class == 0 && port_set != 0 {
+                    cell(row * columns, port_set);
+                } else if port_set != usual {
+                    let port_set = if port_set == 0 { NO_PORTS } else { port_set };
                     cell(row * columns + class, port_set);
                 }
             }

@@ -14,7 +14,7 @@ use filter_common::{
     parse::Address,
     tables::{Class, PortSet, Role, Tables},
     wire::{
-        AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS, Permit, Selector,
+        AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS, NO_PORTS, Permit, Selector,
         SlotSettings, zone_index,
     },
 };
@@ -35,7 +35,8 @@ pub struct SlotTables {
     pub sources: BTreeMap<(u32, IpNet), u32>,
     /// [`zone_index`] -> zone, from 1.
     pub zones: BTreeMap<u32, u32>,
-    /// grant row x classes + class -> row of the port set, from 1.
+    /// grant row x classes + class -> row of the port set, from 1; where there is none, that of class
+    /// 0 counts, and [`NO_PORTS`] stands for none.
     pub cells: Runs,
     /// Word -> four port classes of 16 bits. Class 0: no rule names the selector.
     pub port_classes: BTreeMap<u32, u64>,
@@ -254,8 +255,10 @@ impl Tables for View<'_> {
         if class.0 >= classes {
             return None;
         }
-        let cell = grant.row().checked_mul(classes)?.checked_add(class.0)?;
-        self.tables.cells.get(cell).map(PortSet)
+        let first = grant.row().checked_mul(classes)?;
+        let cells = &self.tables.cells;
+        let found = cells.get(first.checked_add(class.0)?).or_else(|| cells.get(first))?;
+        (found != NO_PORTS).then_some(PortSet(found))
     }
 
     fn permit(&self, ports: PortSet, selector: Selector) -> Permit {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use filter_common::wire::{AddressPair, Grant, Permit};
+use filter_common::wire::{AddressPair, Grant, NO_PORTS, Permit};
 use ipnet::IpNet;
 
 use super::{
@@ -29,7 +29,8 @@ pub(super) struct Uses {
     prefixes_v6: u64,
 }
 
-/// Number -> how often it is referred to, without those that aren't. Number 0 refers to nothing.
+/// Number -> how often it is referred to, without those that aren't. Number 0 and [`NO_PORTS`] refer to
+/// nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Counts(BTreeMap<u32, u64>);
 
@@ -169,7 +170,7 @@ impl Counts {
     }
 
     fn add_many(&mut self, number: u32, times: u64) {
-        if number != 0 {
+        if number != 0 && number != NO_PORTS {
             *self.0.entry(number).or_default() += times;
         }
     }

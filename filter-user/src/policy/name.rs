@@ -4,14 +4,14 @@
 //! A name that exists is valid: lower case, A-labels, no trailing dot. A pattern matches at label
 //! borders only, so that `manage.microsoft.com` never covers `supermanage.microsoft.com`.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
 /// A fully qualified domain name: at least two labels of `a-z`, `0-9`, `-` and `_`, each of 1 to
-/// 63 characters, 253 in all; lower case, A-labels, no trailing dot.
+/// 63 characters, 253 in all; lower case, A-labels, no trailing dot. Copies share its text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fqdn(Box<str>);
+pub struct Fqdn(Arc<str>);
 
 /// A name with stars.
 ///

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use filter_common::{verdict::PassReason, wire::Permit};
+use filter_common::{
+    verdict::PassReason,
+    wire::{NO_PORTS, Permit},
+};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -273,7 +276,8 @@ impl<'a> Means<'a> {
     fn of(Compiled { tables, meaning }: &'a Compiled) -> Self {
         let SlotSettings { classes, port_classes, .. } = tables.settings;
         let permit = |row: u32, class: u32, port_class: u32| {
-            let port_set = tables.cells.get(row * classes + class)?;
+            let cell = |class| tables.cells.get(row * classes + class);
+            let port_set = cell(class).or_else(|| cell(0)).filter(|set| *set != NO_PORTS)?;
             let permit = tables.port_cells.get(&(port_set * port_classes + port_class))?;
             Some((permit.reason().unwrap(), meaning.counter(permit.counter()).unwrap()))
         };
@@ -364,7 +368,7 @@ proptest! {
                     prop_assert!(rows.iter().all(|row| edited.meaning.grant(*row).is_some()));
                     let of_rows = |(cell, _)| rows.contains(&(cell / edited.tables.settings.classes));
                     prop_assert!(edited.tables.cells.iter().all(of_rows));
-                    let port_sets: BTreeSet<u32> = edited.tables.cells.iter().map(|(_, set)| set).collect();
+                    let port_sets: BTreeSet<u32> = edited.tables.cells.iter().map(|(_, set)| set).filter(|set| *set != NO_PORTS).collect();
                     let port_classes = edited.tables.settings.port_classes;
                     let of_port_sets = |cell: &u32| port_sets.contains(&(cell / port_classes));
                     prop_assert!(edited.tables.port_cells.keys().all(of_port_sets));
