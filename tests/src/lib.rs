@@ -34,6 +34,7 @@ pub mod probe;
 pub mod process;
 pub mod query;
 pub mod raw;
+pub mod report;
 pub mod restart_bench;
 pub mod rich_policy;
 pub mod scale_bench;
