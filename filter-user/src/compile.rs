@@ -230,7 +230,10 @@ fn grants(
             (prefix, grant)
         }
     };
-    covered.map(grant).collect()
+    // A list of unknown length has room for twice as much when it is full.
+    let mut sorted = Vec::with_capacity(destinations.len() + delivered.len());
+    sorted.extend(covered.map(grant));
+    sorted.into_iter().collect()
 }
 
 /// What the programs do beside judging by the tables.

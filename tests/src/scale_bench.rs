@@ -6,9 +6,9 @@ pub mod made;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fmt, fs,
+    fmt, fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
     thread,
@@ -32,6 +32,7 @@ use crate::{
     gateway::{Gateway, answer},
     netns,
     process::run,
+    report::{Report, Table},
     topology::{Clients, INSIDE, OUTSIDE, Topology},
     workdir::PinDir,
 };
@@ -78,8 +79,10 @@ pub struct Measured {
     pub reloaded: Memory,
     /// Kernel memory that the daemon's maps take by their own account, by their types.
     pub maps_kib: BTreeMap<String, u64>,
-    /// What is less available on the machine than before the start, without what the daemon holds.
-    pub unavailable_kib: u64,
+    /// By how much the kernel's own memory has grown since before the start, whoever took it.
+    pub kernel_growth_kib: u64,
+    /// What `sluice check` says that the tables take, with the prefixes of one policy.
+    pub foretold_kib: u64,
     /// Questions that were answered as they must be.
     pub questions: usize,
     /// The stages of a start, in this process.
@@ -141,9 +144,12 @@ pub fn measure(prefixes: u32) -> Result<Measured> {
     let checked: Value = serde_json::from_str(&checked).context("what `sluice check` prints")?;
     ensure!(checked.get("ok") == Some(&Value::Bool(true)), "check refuses: {}", checked["errors"]);
     let port_sets = checked.pointer("/counts/port_sets").and_then(Value::as_u64).unwrap_or(0);
+    let bytes_of = |what: &str| checked.pointer(what).and_then(Value::as_u64).unwrap_or(0);
+    let foretold_kib =
+        (bytes_of("/counts/kernel_fixed_bytes") + bytes_of("/counts/kernel_prefix_bytes")) / 1024;
     remember(&size, &gateway)?;
 
-    let available = meminfo("MemAvailable")?;
+    let before = kernel_kib()?;
     let begin = Instant::now();
     gateway.launch()?;
     while !gateway.log().contains(READY) {
@@ -155,8 +161,7 @@ pub fn measure(prefixes: u32) -> Result<Measured> {
     let daemon = gateway.daemon_id().context("no daemon")?;
     let started = Memory::of(daemon)?;
     let maps_kib = maps(daemon)?;
-    let less = available.saturating_sub(meminfo("MemAvailable")?);
-    let unavailable_kib = less.saturating_sub(started.resident_kib);
+    let kernel_growth_kib = kernel_kib()?.saturating_sub(before);
     let mut questions = ask(&size, &lab, &gateway, 0)?;
 
     gateway.configure(&other)?;
@@ -187,26 +192,60 @@ pub fn measure(prefixes: u32) -> Result<Measured> {
         reload_ms,
         reloaded,
         maps_kib,
-        unavailable_kib,
+        kernel_growth_kib,
+        foretold_kib,
         questions,
         stages,
     })
 }
 
-/// Writes what was measured into `bench/scale.json` of the target directory that this program was
-/// built in.
+/// What was measured, as a page.
 ///
 /// # Errors
 ///
-/// If the file can't be written.
-pub fn write(measured: &[Measured]) -> Result<PathBuf> {
-    let own = env::current_exe().context("the path of this program")?;
-    let target = own.ancestors().nth(2).context("this program is in no target directory")?;
-    let directory = target.join("bench");
-    fs::create_dir_all(&directory)?;
-    let path = directory.join("scale.json");
-    fs::write(&path, serde_json::to_string_pretty(measured)?)?;
-    Ok(path)
+/// If it can't be written as JSON.
+pub fn report(measured: &[Measured]) -> Result<Report> {
+    let mut report = Report::new("scale", "Large policies");
+    report.text(
+        "Half of the prefixes are IPv6, half of them lie in wider ones of other rules, and each rule is \
+         for one group of clients. Start and reload are `sluice run`'s, the programs' verification \
+         among them; load, compile and write are the same steps one by one. The most that the daemon \
+         held is that of a start, then that of a reload.",
+    );
+    let seconds = |ms: u128| format!("{:.2}", ms as f64 / 1e3);
+    let mib = |kib: u64| (kib / 1024).to_string();
+    let rows: [(&str, &dyn Fn(&Measured) -> String); 20] = [
+        ("groups", &|one| one.groups.to_string()),
+        ("rules", &|one| one.rules.to_string()),
+        ("port sets", &|one| one.port_sets.to_string()),
+        ("learned addresses", &|one| one.learned.to_string()),
+        ("check, s", &|one| seconds(one.check.ms)),
+        ("check, MiB at most", &|one| mib(one.check.peak_kib)),
+        ("start, s", &|one| seconds(one.start_ms)),
+        ("load, s", &|one| seconds(one.stages.load_ms)),
+        ("compile, s", &|one| seconds(one.stages.compile_ms)),
+        ("write, s", &|one| seconds(one.stages.write_ms)),
+        ("reload, s", &|one| seconds(one.reload_ms)),
+        ("a learned address, us", &|one| one.stages.learn_median_us.to_string()),
+        ("99 of 100 within, us", &|one| one.stages.learn_most_us.to_string()),
+        ("daemon, MiB", &|one| mib(one.started.resident_kib)),
+        ("daemon at most, MiB", &|one| mib(one.started.peak_kib)),
+        ("daemon after a reload, MiB", &|one| mib(one.reloaded.resident_kib)),
+        ("daemon at most, MiB, reloading", &|one| mib(one.reloaded.peak_kib)),
+        ("kernel, MiB, as foretold", &|one| mib(one.foretold_kib)),
+        ("kernel, MiB, grown by", &|one| mib(one.kernel_growth_kib)),
+        ("verdicts as they must be", &|one| one.questions.to_string()),
+    ];
+    let prefixes = measured.iter().map(|one| format!("{} prefixes", one.prefixes));
+    let cells = |(what, cell): (&str, &dyn Fn(&Measured) -> String)| {
+        [what.to_owned()].into_iter().chain(measured.iter().map(cell)).collect()
+    };
+    report.table(Table {
+        columns: [String::new()].into_iter().chain(prefixes).collect(),
+        rows: rows.map(cells).into(),
+    });
+    report.data = serde_json::to_value(measured)?;
+    Ok(report)
 }
 
 /// Puts the addresses of names where the daemon finds them.
@@ -370,9 +409,10 @@ fn watched(command: &mut Command) -> Result<(Cost, String)> {
     Ok((cost, std::io::read_to_string(output)?))
 }
 
-/// A number of /proc/meminfo.
-fn meminfo(key: &str) -> Result<u64> {
-    kib(&fs::read_to_string("/proc/meminfo")?, key)
+/// The kernel's own memory in which tables may be.
+fn kernel_kib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    ["SUnreclaim", "VmallocUsed", "Percpu"].into_iter().map(|key| kib(&text, key)).sum()
 }
 
 /// A number of kB in a file of /proc.
@@ -476,9 +516,10 @@ impl fmt::Display for Measured {
             self.maps_kib.iter().map(|(kind, kib)| format!("{kind} {} MiB", kib / 1024)).collect();
         writeln!(
             f,
-            "  kernel: {}; {} MiB less available on the machine, without the daemon",
+            "  kernel: {}; foretold {} MiB, its memory grew by {} MiB",
             kinds.join(", "),
-            self.unavailable_kib / 1024
+            self.foretold_kib / 1024,
+            self.kernel_growth_kib / 1024
         )?;
         write!(f, "  {} verdicts as they must be", self.questions)
     }

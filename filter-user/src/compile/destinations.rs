@@ -100,6 +100,11 @@ impl Destinations {
         Self { listed: listed.into_boxed_slice(), named }
     }
 
+    /// How many prefixes there are at most.
+    pub(super) fn len(&self) -> usize {
+        self.listed.len() + self.named.len()
+    }
+
     /// What names bring an address.
     pub(super) fn named(&self, address: IpAddr) -> &[Brought] {
         self.named.get(&address).map_or(&[], Vec::as_slice)

@@ -19,7 +19,7 @@ use sluice_lab::{
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
-    learn_bench, restart_bench, scale_bench, survival, swap,
+    learn_bench, report, restart_bench, scale_bench, survival, swap,
 };
 
 /// How often the daemon is killed unless the command line says otherwise.
@@ -229,8 +229,9 @@ fn scale(sizes: &[u32]) -> Result<()> {
         }
         all.push(measured);
     }
-    let path = scale_bench::write(&all)?;
-    println!("{}", path.display());
+    for file in scale_bench::report(&all)?.write(&report::directory()?)? {
+        println!("{}", file.display());
+    }
     if !missed.is_empty() {
         bail!(
             "more than {} s, {SCALE_LEARN_US} us or {} MiB: {}",
