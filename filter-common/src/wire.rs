@@ -23,8 +23,14 @@ pub const VLANS: u32 = 4096;
 pub const MAX_PREFIXES: u32 = 1_100_000;
 /// Source prefixes of each family, over all zones.
 pub const MAX_SOURCES: u32 = 65_536;
-/// Entries of the (grant, class) matrix.
-pub const MAX_CELLS: u32 = 1 << 18;
+/// The value of a cell of the (grant, class) matrix that stands for no ports at all. 0 stands for what
+/// class 0 has: what holds for every client is written once for a grant, not once for each class.
+pub const NO_PORTS: u32 = u32::MAX;
+/// Entries of the (grant, class) matrix of one slot, unless the configuration asks for others. The
+/// entries of the two slots stand side by side, so that programs need not know how many there are.
+pub const DEFAULT_CELLS: u32 = 1 << 18;
+/// As many it may ask for.
+pub const MAX_CELLS: u32 = 1 << 23;
 /// Entries of the (port set, port class) matrix.
 pub const MAX_PORT_CELLS: u32 = 1 << 18;
 /// (protocol, port) selectors: TCP ports, UDP ports, IP protocols.
@@ -39,8 +45,11 @@ pub const COUNTERS_PER_NIC: u32 = 4096;
 pub const FIRST_MATCH: u32 = 256;
 /// Added to a drop reason's code where audit mode let the packet pass.
 pub const AUDITED: u32 = 128;
-/// Flows that are remembered; beyond it, those that were used least lately are forgotten.
-pub const MAX_FLOWS: u32 = 1 << 18;
+/// Flows that are remembered, unless the configuration asks for others; beyond it, those that were
+/// used least lately are forgotten.
+pub const DEFAULT_FLOWS: u32 = 1 << 18;
+/// As many it may ask for.
+pub const MAX_FLOWS: u32 = 1 << 22;
 /// Flows that are kept though the policy no longer allows them.
 pub const MAX_KEPT_FLOWS: u32 = 1 << 16;
 /// First fragments that are remembered.
@@ -58,7 +67,7 @@ pub const EVENT_RING_BYTES: u32 = 1 << 18;
 /// Entries of an array of a slot that one mark of `WRITTEN` stands for: that they may hold something.
 pub const WRITTEN_CHUNK: u32 = 64;
 /// Words of marks, those of both slots and one that says that they hold. Only user space reads them.
-pub const WRITTEN_WORDS: u32 = 309;
+pub const WRITTEN_WORDS: u32 = 4277;
 /// Events that one CPU sends within one window of 2^[`EVENT_WINDOW_SHIFT`] jiffies.
 pub const EVENTS_PER_WINDOW: u32 = 64;
 /// The length of that window, as a power of two of jiffies.

@@ -11,10 +11,11 @@ use core::cell::UnsafeCell;
 use filter_common::flow::Workspace;
 use filter_common::index::LineWords;
 use filter_common::wire::{
-    AddressPair, COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord,
-    FragmentKey, Grant, IndexLayout, MAX_CELLS, MAX_FLOWS, MAX_FRAGMENTS, MAX_INTERFACES,
-    MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED, MAX_SOURCES, Observation,
-    PORT_CLASS_WORDS, RejectBucket, SLOTS, SlotSettings, VLANS, WRITTEN_WORDS,
+    AddressPair, COUNTERS_PER_NIC, Counter, DEFAULT_CELLS, DEFAULT_FLOWS, EVENT_RING_BYTES,
+    EventWindow, FlowKey, FlowRecord, FragmentKey, Grant, IndexLayout, MAX_FRAGMENTS,
+    MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED,
+    MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, SlotSettings, VLANS,
+    WRITTEN_WORDS,
 };
 
 /// What doesn't fit on the stack, or must not be known to the verifier.
@@ -78,9 +79,10 @@ pub(crate) static SETTINGS: Array<SlotSettings> = Array::with_max_entries(SLOTS,
 /// (NIC, VLAN) -> zone.
 #[map]
 pub(crate) static ZONES: Array<u32> = Array::with_max_entries(SLOTS * MAX_NICS * VLANS, 0);
-/// (grant, class) -> port set.
+/// (grant, class) -> port set; both slots side by side. User space makes it as long as it is asked
+/// to.
 #[map]
-pub(crate) static CELLS: Array<u32> = Array::with_max_entries(SLOTS * MAX_CELLS, 0);
+pub(crate) static CELLS: Array<u32> = Array::with_max_entries(SLOTS * DEFAULT_CELLS, 0);
 /// Selector -> port class, four in a word.
 #[map]
 pub(crate) static PORT_CLASSES: Array<u64> = Array::with_max_entries(SLOTS * PORT_CLASS_WORDS, 0);
@@ -140,10 +142,11 @@ pub(crate) static SERVICE_HOSTS: Array<AddressPair> =
 #[map]
 pub(crate) static WRITTEN: Array<u64> = Array::with_max_entries(WRITTEN_WORDS, 0);
 
-/// Flows, by their tuples. They stand outside of the slots.
+/// Flows, by their tuples. They stand outside of the slots. User space makes it as large as it is
+/// asked to.
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, FlowRecord> =
-    LruHashMap::with_max_entries(MAX_FLOWS, 0);
+    LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
 /// Flows that are kept though the policy denies them, and since when, in ticks.
 #[map]
 pub(crate) static KEPT_FLOWS: LruHashMap<FlowKey, u64> =

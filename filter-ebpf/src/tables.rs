@@ -11,8 +11,8 @@ use filter_common::{
     parse::Address,
     tables::{Class, Mode, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
-        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_CELLS,
-        MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, Permit, Selector, SlotSettings, VLANS,
+        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS,
+        MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, SLOTS, Selector, SlotSettings, VLANS,
         zone_index,
     },
 };
@@ -266,11 +266,12 @@ impl Tables for Slot {
         if class.0 >= self.settings.classes {
             return None;
         }
-        let index = u64::from(grant.row()) * u64::from(self.settings.classes) + u64::from(class.0);
-        match *CELLS.get(slot_index(self.active, index, MAX_CELLS)?)? {
-            0 => None,
-            ports => Some(PortSet(ports)),
-        }
+        let first = u64::from(grant.row()) * u64::from(self.settings.classes);
+        let ports = match self.cell(first + u64::from(class.0)) {
+            0 => self.cell(first),
+            ports => ports,
+        };
+        if ports == 0 || ports == NO_PORTS { None } else { Some(PortSet(ports)) }
     }
 
     #[inline(always)]
@@ -412,6 +413,17 @@ impl Slot {
         // SAFETY: the pointer is to this CPU's copy of the value, which belongs to the programs of
         // one NIC; of these only the one on what enters uses it, and a packet has the CPU for itself.
         Some((unsafe { &mut *cached }, entry))
+    }
+
+    /// A cell of the matrix of grants and classes; 0 also where there is no such cell. Those of the
+    /// other slot stand beside them.
+    #[inline(always)]
+    fn cell(&self, index: u64) -> u32 {
+        let place = index * u64::from(SLOTS) + u64::from(self.active.slot());
+        match CELLS.get(u32::try_from(place).unwrap_or(u32::MAX)) {
+            Some(ports) => *ports,
+            None => 0,
+        }
     }
 
     #[inline(always)]

@@ -20,6 +20,7 @@ mod cover;
 mod destinations;
 mod difference;
 mod edit;
+mod footprint;
 mod host;
 mod index;
 mod ledger;
@@ -27,6 +28,7 @@ mod meaning;
 mod ports;
 mod rows;
 mod rules;
+mod runs;
 mod sources;
 mod tables;
 #[cfg(test)]
@@ -41,28 +43,32 @@ use std::{
 
 use filter_common::{
     egress::Side,
-    wire::{Grant, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, SlotSettings},
+    wire::{Grant, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, SlotSettings},
 };
 use ipnet::IpNet;
 
 use self::{
     basis::{Basis, Counted},
     capacity::Check,
+    destinations::merged,
     host::Delivery,
     ports::PortClasses,
     rows::{NewRows, Rows},
-    rules::RuleDestination,
+    rules::Led,
     sources::Sources,
     uses::Uses,
 };
 pub use self::{
     capacity::{Capacity, CapacityError, Exceeded},
+    destinations::{Brought, Destinations},
     difference::{Step, apply, rebuild},
     edit::{Edit, NamesError, plan_names, plan_sweep},
+    footprint::Footprint,
     host::{Host, HostNic},
     index::{HostPlan, build_index, host_in_line, host_line, index_lines, plan_host},
     ledger::{CounterLedger, InvalidLedger, MATCHES, MatchKey},
-    meaning::{Brought, ClientGroup, Match, Meaning, RuleIndex, RuleRef, RuleSet, Via},
+    meaning::{ClientGroup, Match, Meaning, RuleIndex, RuleRef, RuleSet, Via},
+    runs::Runs,
     tables::{Memory, SlotTables, View},
 };
 use crate::{
@@ -101,7 +107,7 @@ pub fn compile(
 /// What doesn't depend on names.
 struct Skeleton {
     basis: Basis,
-    destinations: Vec<RuleDestination>,
+    led: Led,
     zones: BTreeMap<u32, u32>,
     sources: BTreeMap<(u32, IpNet), u32>,
     settings: SlotSettings,
@@ -113,7 +119,7 @@ impl Skeleton {
         check.fits(Capacity::Nics, nics, MAX_NICS);
         // Beyond the last NIC there is no index to compute with.
         check.result()?;
-        let (book, destinations) = rules::rules(policy);
+        let (book, led) = rules::rules(policy);
         let Sources { zones, sources, classes } = Sources::new(&rules::groups(policy), host, check);
         let ports = match PortClasses::new(book.ports()) {
             Ok(ports) => ports,
@@ -133,8 +139,9 @@ impl Skeleton {
             mode,
             flags: flags(policy, host),
         };
-        let basis = Basis::new(book, &destinations, classes, ports);
-        Ok(Self { basis, destinations, zones, sources, settings })
+        let cells = policy.gateway.sizes.grant_cells;
+        let basis = Basis::new(book, &led.names, classes, ports, cells);
+        Ok(Self { basis, led, zones, sources, settings })
     }
 
     /// Adds what names bring.
@@ -145,8 +152,8 @@ impl Skeleton {
         ledger: &mut CounterLedger,
         mut check: Check,
     ) -> Result<Compiled, CapacityError> {
-        let Self { basis, destinations, zones, sources, settings } = self;
-        let destinations = destinations::prefixes(&basis, &destinations, names, host);
+        let Self { basis, led, zones, sources, settings } = self;
+        let destinations = Destinations::new(&basis, led, names, host);
         let none = Rows::default();
         let mut grant_rows = NewRows::new(&none);
         let grants = grants(&destinations, host, &mut grant_rows);
@@ -155,13 +162,14 @@ impl Skeleton {
         check.fits(Capacity::PrefixesV6, grants.len() as u64 - v4, MAX_PREFIXES);
         let (rows, classes) = (u64::from(grant_rows.next()), u64::from(settings.classes));
         let what = Capacity::GrantCells { grants: rows, classes };
-        check.fits(what, rows * classes, MAX_CELLS);
+        check.fits(what, rows * classes, basis.grant_cells);
         if rows * classes > COUNTABLE_CELLS {
             check.result()?;
         }
 
         let mut port_set_rows = NewRows::new(&none);
-        let cells = basis.cells(grant_rows.added(), &mut port_set_rows);
+        let mut cells = Runs::default();
+        basis.cells(grant_rows.added(), &mut port_set_rows, |cell, set| cells.set(cell, set));
         let (rows, classes) = (u64::from(port_set_rows.next()), u64::from(settings.port_classes));
         let what = Capacity::PortCells { port_sets: rows, port_classes: classes };
         check.fits(what, rows * classes, MAX_PORT_CELLS);
@@ -177,7 +185,7 @@ impl Skeleton {
             grants,
             sources,
             zones,
-            cells: cells.into_iter().collect(),
+            cells,
             port_classes: basis.ports.words(),
             port_cells: permits.into_iter().collect(),
             service_hosts: basis.service_hosts(&matches),
@@ -203,20 +211,15 @@ const COUNTABLE_CELLS: u64 = 1 << 22;
 /// names it or not: those stand outside the union, so that no prefix around them opens the
 /// gateway.
 fn grants(
-    destinations: &BTreeMap<IpNet, Vec<Brought>>,
+    destinations: &Destinations,
     host: &Host,
     rows: &mut NewRows<'_>,
 ) -> BTreeMap<IpNet, Grant> {
     let delivered: BTreeSet<IpNet> = host.delivered().into_iter().map(IpNet::from).collect();
     let own: BTreeSet<IpNet> = host.own.iter().map(|address| (*address).into()).collect();
-    let rules = |brought: &[Brought]| edit::rules(brought.iter());
-    let forwarded = destinations.iter().filter(|(prefix, _)| !delivered.contains(*prefix));
-    let forwarded = forwarded.map(|(prefix, brought)| (*prefix, rules(brought))).collect();
-    let mut covered: BTreeMap<IpNet, RuleSet> = cover::unions(&forwarded).into_iter().collect();
-    for prefix in delivered {
-        let brought = destinations.get(&prefix).map_or(&[][..], Vec::as_slice);
-        covered.insert(prefix, rules(brought).into());
-    }
+    let forwarded = destinations.walk().filter(|(prefix, _)| !delivered.contains(prefix));
+    let apart = delivered.iter().map(|prefix| (*prefix, destinations.rules(*prefix).into()));
+    let covered = merged(cover::unions(forwarded), apart, |_, apart| apart);
     // In their order, as rows are numbered by their first use.
     let closed = |prefix: &IpNet| host.delivery(prefix.addr()) == Delivery::Closed;
     let grant = |(prefix, rules): (IpNet, RuleSet)| {
@@ -229,7 +232,10 @@ fn grants(
             (prefix, grant)
         }
     };
-    covered.into_iter().map(grant).collect()
+    // A list of unknown length has room for twice as much when it is full.
+    let mut sorted = Vec::with_capacity(destinations.len() + delivered.len());
+    sorted.extend(covered.map(grant));
+    sorted.into_iter().collect()
 }
 
 /// What the programs do beside judging by the tables.

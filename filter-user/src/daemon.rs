@@ -49,7 +49,7 @@ use self::{
     tables::{Found, Swept, TwoSlots},
 };
 use crate::{
-    compile::{CapacityError, Compiled, CounterLedger, Edit, Host, MATCHES, compile},
+    compile::{CapacityError, Compiled, CounterLedger, Edit, Footprint, Host, MATCHES, compile},
     control::{
         protocol::{Drop, Flushed, ReloadRequest, Reply, Request},
         server::{Call, Server},
@@ -169,7 +169,7 @@ pub async fn run(options: Options) -> Result<()> {
     };
     check_privileges()?;
     raise_file_limit();
-    let loaded = load(&options.config).map_err(|errors| {
+    let mut loaded = load(&options.config).map_err(|errors| {
         let kept = if PinDirectory::is_in_use(&options.pins) {
             "; the policy that an earlier daemon left stays in force"
         } else {
@@ -190,12 +190,14 @@ pub async fn run(options: Options) -> Result<()> {
         Ok(server) => server,
         Err(error) => return Err(abandon(pins, fresh, error)),
     };
-    let opened = SharedMaps::open(&pins)
+    tell_of_memory(Footprint::fixed(loaded.policy.gateway.sizes, SharedMaps::cpus()));
+    let opened = SharedMaps::open(&pins, loaded.policy.gateway.sizes)
         .and_then(|(maps, ring, provenance)| Ok((maps, Events::new(ring)?, provenance)));
     let (maps, events, provenance) = match opened {
         Ok(opened) => opened,
         Err(error) => return Err(abandon(pins, fresh, error)),
     };
+    loaded.take_sizes(maps.sizes());
     let prepared = Daemon::prepare(options, loaded, netlink, host_state, pins, (maps, provenance));
     let mut daemon = match prepared {
         Ok(daemon) => daemon,
@@ -454,10 +456,16 @@ impl Daemon {
     /// Saves what the counters mean, then swaps slots. On an error nothing has changed.
     fn put_in_force(&mut self, compiled: Compiled, ledger: CounterLedger) -> Result<()> {
         self.save_ledger(&ledger)?;
+        tell_of_memory(self.fixed_footprint().with(&compiled.tables));
         self.slots.swap(compiled)?;
         self.ledger = ledger;
         self.retire_counters();
         Ok(())
+    }
+
+    /// The kernel's memory that the tables take without any policy.
+    fn fixed_footprint(&self) -> Footprint {
+        Footprint::fixed(self.slots.maps.sizes(), SharedMaps::cpus())
     }
 
     fn save_ledger(&mut self, ledger: &CounterLedger) -> Result<()> {
@@ -866,6 +874,19 @@ fn tell_of_tags(tags: &BTreeMap<NicName, Tags>) {
                 features.join(" and ")
             ),
             Tags::InFrame | Tags::TakenOff(_) => {}
+        }
+    }
+}
+
+/// Says what the tables take of the kernel's memory, before they take it.
+fn tell_of_memory(footprint: Footprint) {
+    let kib = |bytes: u64| bytes / 1024;
+    match footprint {
+        Footprint { fixed, prefixes: 0 } => {
+            tracing::info!(kib = kib(fixed), "the kernel's memory that tables take at first");
+        }
+        Footprint { prefixes, .. } => {
+            tracing::info!(kib = kib(prefixes), "the kernel's memory that these prefixes take");
         }
     }
 }

@@ -18,6 +18,7 @@
 
 mod answer;
 mod cache;
+mod few;
 mod jitter;
 #[cfg(test)]
 mod properties;

@@ -22,7 +22,10 @@ use std::{
     time::Duration,
 };
 
-use filter_common::egress::Side;
+use filter_common::{
+    egress::Side,
+    wire::{DEFAULT_CELLS, DEFAULT_FLOWS},
+};
 use ipnet::IpNet;
 
 pub use self::{
@@ -65,8 +68,19 @@ pub struct Gateway {
     pub deny: DenyAction,
     /// What becomes of connections that a changed policy no longer allows.
     pub on_change: OnChange,
+    /// How large the kernel's tables are made whose size is a matter of choice.
+    pub sizes: TableSizes,
     /// Where `[gateway]` stands.
     pub origin: Origin,
+}
+
+/// How many entries the tables have that take the kernel's memory whether they are used or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Flows that are remembered (`max_flows`).
+    pub flows: u32,
+    /// Cells of the matrix of grants and classes of clients (`max_grant_cells`).
+    pub grant_cells: u32,
 }
 
 /// The name of a network interface: 1 to 15 bytes, no blank, no slash (`dev_valid_name` in the
@@ -336,6 +350,14 @@ pub struct Inbound {
     pub note: Option<String>,
     /// Where it stands.
     pub origin: Origin,
+}
+
+// === impl TableSizes ===
+
+impl Default for TableSizes {
+    fn default() -> Self {
+        Self { flows: DEFAULT_FLOWS, grant_cells: DEFAULT_CELLS }
+    }
 }
 
 // === impl Policy ===

@@ -96,6 +96,12 @@ impl Configuration {
         self.0.insert(format!("policy.d/{name}.toml"), text.into());
         self
     }
+
+    /// How many bytes its files have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.values().map(String::len).sum()
+    }
 }
 
 // === impl Gateway ===
@@ -221,6 +227,20 @@ impl<'lab> Gateway<'lab> {
             .with_context(|| log.display().to_string())?;
         self.daemon =
             Some(Process::spawn(self.daemon_command().stdout(file.try_clone()?).stderr(file))?);
+        Ok(())
+    }
+
+    /// Whether the daemon still runs.
+    ///
+    /// # Errors
+    ///
+    /// If it ended; the error holds its log.
+    pub fn check_runs(&mut self) -> Result<()> {
+        if let Some(daemon) = &mut self.daemon
+            && let Some(status) = daemon.try_wait()?
+        {
+            bail!("`sluice run` ended with {status}; its log:\n{}", self.log().trim_end());
+        }
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use filter_user::{
         Instance, LoadedProgram, PinDirectory, Role, SharedMaps,
         maps::{Provenance, SlotIndex},
     },
+    policy::TableSizes,
 };
 
 use ipnet::IpNet;
@@ -204,7 +205,8 @@ impl Ground {
     /// A map can't be written.
     pub fn swap(&mut self, tables: &SlotTables) -> Result<()> {
         let idle = SlotIndex::of(self.active).other();
-        for step in rebuild(self.slot(idle), tables) {
+        let steps: Vec<Step> = rebuild(self.slot(idle), tables).collect();
+        for step in steps {
             self.step(idle, &step)?;
         }
         self.activate(idle, tables)
@@ -512,7 +514,7 @@ fn load(
 }
 
 fn open(pins: &PinDirectory, expected: Provenance) -> Result<(SharedMaps, Samples)> {
-    let (maps, mut ring, provenance) = SharedMaps::open(pins)?;
+    let (maps, mut ring, provenance) = SharedMaps::open(pins, TableSizes::default())?;
     ensure!(provenance == expected, "the maps are {provenance:?}, not {expected:?}");
     let samples = move || {
         let mut samples = Vec::new();

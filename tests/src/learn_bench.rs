@@ -16,7 +16,7 @@ use filter_user::{
     daemon::tables::TwoSlots,
     kernel::{PinDirectory, SharedMaps},
     names::{Changed, Snapshot},
-    policy::{Fqdn, Policy, load},
+    policy::{Fqdn, Policy, TableSizes, load},
 };
 
 use crate::{netns, workdir::PinDir};
@@ -106,7 +106,7 @@ fn in_the_kernel(
 ) -> Result<Times> {
     let directory = PinDir::new(&format!("bench-{}", netns::unique()))?;
     let pins = PinDirectory::create(directory.path())?;
-    let (maps, _events, provenance) = SharedMaps::open(&pins)?;
+    let (maps, _events, provenance) = SharedMaps::open(&pins, TableSizes::default())?;
     let (mut slots, _) = TwoSlots::open(maps, provenance)?;
     slots.swap(compiled)?;
     let mut times = Vec::with_capacity(fresh.len());

@@ -38,6 +38,7 @@ pub mod raw;
 pub mod report;
 pub mod restart_bench;
 pub mod rich_policy;
+pub mod scale_bench;
 pub mod seeds;
 pub mod survival;
 pub mod swap;

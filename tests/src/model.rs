@@ -20,7 +20,7 @@ use filter_user::{
     policy::{
         Clients, DenyAction, Destination, Dns, Echo, Fqdn, Gateway, IpProtocol, Label, Management,
         Mode, NamePattern, NicName, OnChange, Origin, Policy, PortRange, PortRanges, Ports, Rule,
-        RuleState, SourceGroup, SpecialPurpose, XdpMode,
+        RuleState, SourceGroup, SpecialPurpose, TableSizes, XdpMode,
     },
 };
 use ipnet::IpNet;
@@ -220,6 +220,7 @@ pub fn random_policy(seed: u64) -> (Policy, Snapshot, Host) {
             mode: Mode::Enforce,
             deny: DenyAction::Drop,
             on_change: OnChange::Cut,
+            sizes: TableSizes::default(),
             origin: origin(1),
         },
         dns: Dns {

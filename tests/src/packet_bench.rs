@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use filter_common::{
     egress::Side,
     verdict::{DropReason, PassReason},
-    wire::{FIRST_MATCH, FlowKey, MAX_FLOWS},
+    wire::{FIRST_MATCH, FlowKey},
 };
 
 use self::{
@@ -158,7 +158,7 @@ pub fn measure(options: &Options) -> Result<Report> {
 /// What becomes of packets to many kinds of destinations, and what the kernel's own look-up of them costs.
 fn by_prefixes(options: &Options, prefixes: usize) -> Result<Vec<Outcome>> {
     let random = &mut Random::new(SEED);
-    let size = Size { prefixes, mixture: Mixture::Half, groups: 3, outside: false };
+    let size = Size { prefixes, mixture: Mixture::Half, groups: 3, outside: false, flows: 0 };
     let setting = set_up(size, random)?;
     let many = u32::try_from(options.packets)?;
     let few = u32::try_from(HOT_DRAWS + ZIPF_DRAWS)?;
@@ -221,7 +221,8 @@ fn by_prefixes(options: &Options, prefixes: usize) -> Result<Vec<Outcome>> {
 /// Few prefixes and many source groups.
 fn many_groups(options: &Options) -> Result<Vec<Outcome>> {
     let random = &mut Random::new(SEED);
-    let size = Size { prefixes: 1_000, mixture: Mixture::Half, groups: 1_024, outside: false };
+    let size =
+        Size { prefixes: 1_000, mixture: Mixture::Half, groups: 1_024, outside: false, flows: 0 };
     let setting = set_up(size, random)?;
     let mut feeder = Feeder::load(2 * u32::try_from(ZIPF_DRAWS)?, 1)?;
     let mut cases = Vec::new();
@@ -242,10 +243,10 @@ fn many_groups(options: &Options) -> Result<Vec<Outcome>> {
 fn replies(options: &Options) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for wanted in &options.flows {
-        // A table of this kind begins to forget before it is full to the last entry.
-        let flows = (*wanted).min(MAX_FLOWS / 16 * 15);
+        let flows = *wanted;
         let random = &mut Random::new(SEED);
-        let size = Size { prefixes: 1_000, mixture: Mixture::Half, groups: 3, outside: true };
+        let size =
+            Size { prefixes: 1_000, mixture: Mixture::Half, groups: 3, outside: true, flows };
         let mut setting = set_up(size, random)?;
         let keys = setting.open_flows(flows, random)?;
         let packets = keys.len().next_power_of_two();
@@ -270,7 +271,8 @@ fn replies(options: &Options) -> Result<Vec<Outcome>> {
 /// The same packets as xdp-filter gets, with the same addresses allowed.
 fn beside_peers(options: &Options) -> Result<Vec<Outcome>> {
     let random = &mut Random::new(SEED);
-    let size = Size { prefixes: 1_000, mixture: Mixture::Addresses, groups: 3, outside: false };
+    let size =
+        Size { prefixes: 1_000, mixture: Mixture::Addresses, groups: 3, outside: false, flows: 0 };
     let setting = set_up(size, random)?;
     let family = Family::V4;
     let own = setting.prefixes.get(&family).context("no prefixes of a family")?;
@@ -534,7 +536,8 @@ mod tests {
     #[test]
     fn a_single_wrong_verdict_is_found() {
         let random = &mut Random::new(SEED);
-        let size = Size { prefixes: 100, mixture: Mixture::Half, groups: 3, outside: false };
+        let size =
+            Size { prefixes: 100, mixture: Mixture::Half, groups: 3, outside: false, flows: 0 };
         let mut setting = set_up(size, random).unwrap();
         let mut feeder = Feeder::load(1 << 10, 1).unwrap();
         let own = &setting.prefixes[&Family::V4];

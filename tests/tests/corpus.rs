@@ -20,6 +20,7 @@ use filter_common::{
 use filter_user::{
     compile::{Memory, SlotTables, View, rebuild},
     kernel::{Instance, PinDirectory, Role, SharedMaps, maps::SlotIndex},
+    policy::TableSizes,
 };
 use sluice_lab::{
     answers, captures,
@@ -209,7 +210,7 @@ impl Kernel {
     fn load(rich: &RichPolicy) -> Result<Self> {
         let place = PinDir::new(&format!("corpus-{}", unique()))?;
         let pins = PinDirectory::create(place.path())?;
-        let (mut maps, ..) = SharedMaps::open(&pins)?;
+        let (mut maps, ..) = SharedMaps::open(&pins, TableSizes::default())?;
         for step in rebuild(&SlotTables::default(), &rich.compiled.tables) {
             maps.apply(SlotIndex::Second, &step)?;
         }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `sluice check`.
 
-use std::process::ExitCode;
+use std::{num::NonZero, process::ExitCode, thread};
 
 use anyhow::Result;
 use clap::Args;
+use filter_common::wire::NO_PORTS;
 use serde::Serialize;
 
 use super::{ConfigArgs, output};
 use crate::{
-    compile::{CounterLedger, Host, HostNic, compile},
+    compile::{CounterLedger, Footprint, Host, HostNic, compile},
     names::Snapshot,
     policy::{
         Destination, NamePattern, Policy,
@@ -62,6 +63,10 @@ struct Counts {
     ipv6_prefixes: usize,
     grants: usize,
     port_sets: usize,
+    /// Bytes of the kernel's memory: what the tables take whatever the policy is, and what its
+    /// prefixes take in one of the two slots.
+    kernel_fixed_bytes: u64,
+    kernel_prefix_bytes: u64,
 }
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode> {
@@ -95,8 +100,15 @@ fn check(args: &CheckArgs) -> Checked {
     match compile(&policy, &Snapshot::default(), &host(&policy), &mut CounterLedger::default()) {
         Ok(compiled) => {
             counts.grants = compiled.tables.grant_rows().len();
-            let rows = compiled.tables.cells.values();
+            let cells = compiled.tables.cells.filled_runs();
+            let rows = cells.map(|(_, port_set)| port_set).filter(|row| *row != NO_PORTS);
             counts.port_sets = rows.collect::<std::collections::BTreeSet<_>>().len();
+            let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+            let sizes = policy.gateway.sizes;
+            let fixed = Footprint::fixed(sizes, u32::try_from(cpus).unwrap_or(u32::MAX));
+            let footprint = fixed.with(&compiled.tables);
+            counts.kernel_fixed_bytes = footprint.fixed;
+            counts.kernel_prefix_bytes = footprint.prefixes;
         }
         Err(error) => {
             checked.ok = false;
@@ -155,6 +167,8 @@ fn counts(policy: &Policy) -> Counts {
         ipv6_prefixes: prefixes.len() - ipv4_prefixes,
         grants: 0,
         port_sets: 0,
+        kernel_fixed_bytes: 0,
+        kernel_prefix_bytes: 0,
     }
 }
 
@@ -186,6 +200,13 @@ fn describe(checked: &Checked) -> String {
             counts.grants,
             counts.port_sets
         ));
+        if checked.ok {
+            let footprint = Footprint {
+                fixed: counts.kernel_fixed_bytes,
+                prefixes: counts.kernel_prefix_bytes,
+            };
+            text.push_str(&format!("{}\n", output::footprint(footprint)));
+        }
     }
     let errors = checked.errors.len();
     text.push_str(&match (errors, checked.warnings.len()) {

@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, Write as _};
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::compile::Footprint;
+
 /// A table whose columns are as wide as their longest cell.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -93,6 +95,17 @@ pub(super) fn bytes(number: u64) -> String {
         value /= 1024;
     }
     grouped(number)
+}
+
+/// What tables take of the kernel's memory.
+pub(super) fn footprint(footprint: Footprint) -> String {
+    format!(
+        "the tables take {} of the kernel's memory, and {} for the prefixes of each of two policies: \
+         {} in all",
+        bytes(footprint.fixed),
+        bytes(footprint.prefixes),
+        bytes(footprint.total())
+    )
 }
 
 /// Seconds as people say them.

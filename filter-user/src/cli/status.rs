@@ -9,9 +9,10 @@ use super::{
     QueryArgs,
     output::{self, Table, bytes, duration, grouped},
 };
+use crate::compile::Footprint;
 use crate::control::{
     client::ask,
-    protocol::{Count, DnsStatus, Request, Status, UpstreamStatus},
+    protocol::{Count, DnsStatus, KernelMemoryStatus, Request, Status, UpstreamStatus},
 };
 
 /// Notes of a kind that the screen has room for.
@@ -93,6 +94,8 @@ fn describe(status: &Status) -> String {
         tables.row(vec![table.name.clone(), grouped(table.used), grouped(table.capacity)]);
     }
     text.push_str(&format!("\n{}", tables.render()));
+    let KernelMemoryStatus { fixed_bytes: fixed, prefix_bytes: prefixes } = status.kernel_memory;
+    text.push_str(&format!("{}\n", output::footprint(Footprint { fixed, prefixes })));
     let events = status.events;
     if events.skipped + events.lost > 0 {
         text.push_str(&format!(

@@ -8,7 +8,7 @@ use std::{
 
 use filter_common::{
     verdict::PassReason,
-    wire::{AddressPair, Permit},
+    wire::{AddressPair, NO_PORTS, Permit},
 };
 
 use super::{
@@ -32,6 +32,8 @@ pub(super) struct Basis {
     /// Class -> for each rule whether it holds there.
     holding: Vec<Vec<Holds>>,
     pub(super) ports: PortClasses,
+    /// How many cells of grants and classes there may be.
+    pub(super) grant_cells: u32,
 }
 
 /// What new port cells count for.
@@ -51,6 +53,7 @@ impl Basis {
         destinations: &[RuleDestination],
         classes: Vec<BTreeSet<ClientGroup>>,
         ports: PortClasses,
+        grant_cells: u32,
     ) -> Self {
         let mut names = NameIndex::default();
         for of_rule in destinations {
@@ -60,31 +63,40 @@ impl Basis {
             }
         }
         let holding = classes.iter().map(|groups| book.holding_for(groups)).collect();
-        Self { book, names, classes, holding, ports }
+        Self { book, names, classes, holding, ports, grant_cells }
     }
 
-    /// The cells of new grant rows.
+    /// The cells of new grant rows, row by row.
     pub(super) fn cells(
         &self,
         grants: &[(u32, RuleSet)],
         port_sets: &mut NewRows<'_>,
-    ) -> Vec<(u32, u32)> {
+        mut cell: impl FnMut(u32, u32),
+    ) {
         let columns = u32::try_from(self.classes.len()).unwrap_or(u32::MAX);
-        let mut cells = Vec::new();
+        // Most classes have the same rules as the one before.
+        let (mut last, mut set) = (Vec::new(), Vec::new());
         for (row, rules) in grants {
+            // The port set of class 0, which holds where nothing else is written.
+            let (mut usual, mut port_set) = (None, 0);
+            last.clear();
             for (class, holding) in (0..).zip(&self.holding) {
-                let set: RuleSet = rules
-                    .iter()
-                    .filter(|rule| holding.get(rule.0 as usize) == Some(&Holds::Yes))
-                    .copied()
-                    .collect();
-                let port_set = port_sets.row(&set);
-                if port_set != 0 {
-                    cells.push((row * columns + class, port_set));
+                let holds = |rule: &&RuleIndex| holding.get(rule.0 as usize) == Some(&Holds::Yes);
+                set.clear();
+                set.extend(rules.iter().filter(holds).copied());
+                if set != last {
+                    port_set = port_sets.row(&set);
+                    last.clone_from(&set);
+                }
+                let usual = *usual.get_or_insert(port_set);
+                if class == 0 && port_set != 0 {
+                    cell(row * columns, port_set);
+                } else if port_set != usual {
+                    let port_set = if port_set == 0 { NO_PORTS } else { port_set };
+                    cell(row * columns + class, port_set);
                 }
             }
         }
-        cells
     }
 
     /// The cells of new port set rows, each with the rules that allow it.

@@ -120,7 +120,8 @@ impl Capacity {
                 "give rules the same ports and ranges where they can share them"
             }
             Self::GrantCells { .. } => {
-                "let fewer rules overlap on a destination, or fewer groups overlap on a client"
+                "raise [gateway] max_grant_cells, or let fewer rules overlap on a destination, or fewer \
+                 groups on a client"
             }
             Self::PortCells { .. } => {
                 "let fewer rules overlap on a destination, or give them the same ports and ranges"

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The union over covering prefixes.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    sync::Arc,
-};
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -15,27 +11,25 @@ use ipnet::IpNet;
 /// prefix comes before it and is still on the stack. Sets are interned, and a union that was made
 /// once is looked up: many prefixes, few different sets.
 pub(super) fn unions<T: Ord + Copy + Hash>(
-    own: &BTreeMap<IpNet, Vec<T>>,
-) -> Vec<(IpNet, Arc<[T]>)> {
+    own: impl IntoIterator<Item = (IpNet, Vec<T>)>,
+) -> impl Iterator<Item = (IpNet, Arc<[T]>)> {
     let mut sets = Sets { ids: HashMap::new(), sets: Vec::new() };
     let empty = sets.intern(&[]);
     let mut made: HashMap<(usize, usize), usize> = HashMap::new();
     let mut covering: Vec<(IpNet, usize)> = Vec::new();
-    let mut result = Vec::with_capacity(own.len());
-    for (prefix, members) in own {
-        while covering.pop_if(|(shorter, _)| !shorter.contains(prefix)).is_some() {}
+    own.into_iter().map(move |(prefix, members)| {
+        while covering.pop_if(|(shorter, _)| !shorter.contains(&prefix)).is_some() {}
         let around = covering.last().map_or(empty, |(_, set)| *set);
-        let added = sets.intern(members);
+        let added = sets.intern(&members);
         let union = *made.entry((around, added)).or_insert_with(|| {
             let mut union = [sets.get(around).as_ref(), sets.get(added).as_ref()].concat();
             union.sort_unstable();
             union.dedup();
             sets.intern(&union)
         });
-        covering.push((*prefix, union));
-        result.push((*prefix, Arc::clone(sets.get(union))));
-    }
-    result
+        covering.push((prefix, union));
+        (prefix, Arc::clone(sets.get(union)))
+    })
 }
 
 struct Sets<T> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From what the kernel holds to what it shall hold, step by step.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap, iter};
 
 use filter_common::wire::{AddressPair, Grant, Permit, SlotSettings};
 use ipnet::IpNet;
@@ -63,70 +63,64 @@ pub enum Step {
 ///
 /// Older kernels refuse to replace an entry of a full trie, as if it were a new one. So an
 /// entry that gets another value is removed as well.
-#[must_use]
-pub fn rebuild(old: &SlotTables, new: &SlotTables) -> Vec<Step> {
-    let Plan { written, removed } = Plan::new(old, new);
-    let replaced = written.iter().filter_map(|step| match *step {
-        Step::InsertGrant(prefix, _) if old.grants.contains_key(&prefix) => {
-            Some(Step::RemoveGrant(prefix))
-        }
-        Step::InsertSource(key, _) if old.sources.contains_key(&key) => {
-            Some(Step::RemoveSource(key))
-        }
-        _ => None,
-    });
-    replaced.collect::<Vec<_>>().into_iter().chain(removed).chain(written).collect()
+///
+/// Steps are found as they are asked for, since there may be millions.
+pub fn rebuild<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item = Step> + 'a {
+    replaced(old, new).chain(removed(old, new)).chain(written(old, new))
 }
 
-/// All that has to be done.
-struct Plan {
-    /// Entries that are new or change.
-    written: Vec<Step>,
-    /// Entries that go.
-    removed: Vec<Step>,
+/// Entries of tries that get another value.
+fn replaced<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item = Step> + 'a {
+    let sources = changes(pairs(&old.sources), pairs(&new.sources)).filter_map(Change::replaced);
+    let grants = changes(pairs(&old.grants), pairs(&new.grants)).filter_map(Change::replaced);
+    sources.map(Step::RemoveSource).chain(grants.map(Step::RemoveGrant))
 }
 
-impl Plan {
-    fn new(old: &SlotTables, new: &SlotTables) -> Self {
-        let mut written = Vec::new();
-        let mut removed = Vec::new();
-        if old.settings != new.settings {
-            written.push(Step::Settings(new.settings));
-        }
-        let port_classes = Changes::between(&old.port_classes, &new.port_classes);
-        let port_cells = Changes::between(&old.port_cells, &new.port_cells);
-        let hosts = Changes::between(&old.service_hosts, &new.service_hosts);
-        let cells = Changes::between(&old.cells, &new.cells);
-        let sources = Changes::between(&old.sources, &new.sources);
-        let zones = Changes::between(&old.zones, &new.zones);
-        let grants = Changes::between(&old.grants, &new.grants);
+/// Entries that go.
+fn removed<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item = Step> + 'a {
+    let grants = changes(pairs(&old.grants), pairs(&new.grants)).filter_map(Change::removed);
+    let zones = changes(pairs(&old.zones), pairs(&new.zones)).filter_map(Change::removed);
+    let sources = changes(pairs(&old.sources), pairs(&new.sources)).filter_map(Change::removed);
+    let cells = changes(old.cells.iter(), new.cells.iter()).filter_map(Change::removed);
+    let port_cells = changes(pairs(&old.port_cells), pairs(&new.port_cells));
+    let port_classes = changes(pairs(&old.port_classes), pairs(&new.port_classes));
+    let hosts = changes(pairs(&old.service_hosts), pairs(&new.service_hosts));
+    let port_cells = port_cells.filter_map(Change::removed);
+    let port_classes = port_classes.filter_map(Change::removed);
+    let hosts = hosts.filter_map(Change::removed);
+    let host = |counter| Step::ServiceHost { counter, value: AddressPair::default() };
+    grants
+        .map(Step::RemoveGrant)
+        .chain(zones.map(|index| Step::Zone { index, value: 0 }))
+        .chain(sources.map(Step::RemoveSource))
+        .chain(cells.map(|index| Step::Cell { index, value: 0 }))
+        .chain(port_cells.map(|index| Step::PortCell { index, value: Permit::DENIED }))
+        .chain(port_classes.map(|word| Step::PortClass { word, value: 0 }))
+        .chain(hosts.map(host))
+}
 
-        let port_class = |(word, value)| Step::PortClass { word, value };
-        let port_cell = |(index, value)| Step::PortCell { index, value };
-        let cell = |(index, value)| Step::Cell { index, value };
-        let zone = |(index, value)| Step::Zone { index, value };
-        let host = |(counter, value)| Step::ServiceHost { counter, value };
-        written.extend(hosts.written.into_iter().map(host));
-        written.extend(port_classes.written.into_iter().map(port_class));
-        written.extend(port_cells.written.into_iter().map(port_cell));
-        written.extend(cells.written.into_iter().map(cell));
-        written
-            .extend(sources.written.into_iter().map(|(key, class)| Step::InsertSource(key, class)));
-        written.extend(zones.written.into_iter().map(zone));
-        written
-            .extend(grants.written.into_iter().map(|(key, grant)| Step::InsertGrant(key, grant)));
-        removed.extend(grants.removed.into_iter().map(Step::RemoveGrant));
-        removed.extend(zones.removed.into_iter().map(|index| zone((index, 0))));
-        removed.extend(sources.removed.into_iter().map(Step::RemoveSource));
-        removed.extend(cells.removed.into_iter().map(|index| cell((index, 0))));
-        removed
-            .extend(port_cells.removed.into_iter().map(|index| port_cell((index, Permit::DENIED))));
-        removed.extend(port_classes.removed.into_iter().map(|word| port_class((word, 0))));
-        removed.extend(
-            hosts.removed.into_iter().map(|counter| host((counter, AddressPair::default()))),
-        );
-        Self { written, removed }
-    }
+/// Entries that are new or change.
+fn written<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item = Step> + 'a {
+    let settings = (old.settings != new.settings).then_some(Step::Settings(new.settings));
+    let hosts = changes(pairs(&old.service_hosts), pairs(&new.service_hosts));
+    let port_classes = changes(pairs(&old.port_classes), pairs(&new.port_classes));
+    let port_cells = changes(pairs(&old.port_cells), pairs(&new.port_cells));
+    let hosts = hosts.filter_map(Change::written);
+    let port_classes = port_classes.filter_map(Change::written);
+    let port_cells = port_cells.filter_map(Change::written);
+    let cells = changes(old.cells.iter(), new.cells.iter()).filter_map(Change::written);
+    let sources = changes(pairs(&old.sources), pairs(&new.sources)).filter_map(Change::written);
+    let zones = changes(pairs(&old.zones), pairs(&new.zones)).filter_map(Change::written);
+    let grants = changes(pairs(&old.grants), pairs(&new.grants)).filter_map(Change::written);
+    settings
+        .into_iter()
+        .chain(hosts.map(|(counter, value)| Step::ServiceHost { counter, value }))
+        .chain(port_classes.map(|(word, value)| Step::PortClass { word, value }))
+        .chain(port_cells.map(|(index, value)| Step::PortCell { index, value }))
+        .chain(cells.map(|(index, value)| Step::Cell { index, value }))
+        .chain(sources.map(|(key, class)| Step::InsertSource(key, class)))
+        .chain(zones.map(|(index, value)| Step::Zone { index, value }))
+        .chain(grants.map(|(key, grant)| Step::InsertGrant(key, grant)))
 }
 
 /// Carries out one step.
@@ -135,7 +129,7 @@ pub fn apply(tables: &mut SlotTables, step: &Step) {
         Step::Settings(settings) => tables.settings = settings,
         Step::Zone { index, value } => store(&mut tables.zones, index, value),
         Step::PortClass { word, value } => store(&mut tables.port_classes, word, value),
-        Step::Cell { index, value } => store(&mut tables.cells, index, value),
+        Step::Cell { index, value } => tables.cells.set(index, value),
         Step::PortCell { index, value } => store(&mut tables.port_cells, index, value),
         Step::ServiceHost { counter, value } => store(&mut tables.service_hosts, counter, value),
         Step::InsertGrant(prefix, grant) => {
@@ -153,31 +147,71 @@ pub fn apply(tables: &mut SlotTables, step: &Step) {
     }
 }
 
-/// What has to be done to one map.
-struct Changes<K, V> {
-    /// The entries that are new or have another value.
-    written: Vec<(K, V)>,
-    /// The keys that are no longer there.
-    removed: Vec<K>,
+/// What has to be done to one entry of a map.
+enum Change<K, V> {
+    /// It is new.
+    Added(K, V),
+    /// It has another value.
+    Replaced(K, V),
+    /// It goes.
+    Removed(K),
 }
 
-impl<K: Ord + Copy, V: PartialEq + Copy> Changes<K, V> {
-    /// Walks both maps side by side.
-    fn between(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Self {
-        let mut changes = Self { written: Vec::new(), removed: Vec::new() };
-        let mut old = old.iter().peekable();
-        for (key, value) in new {
-            while let Some((gone, _)) = old.next_if(|(before, _)| *before < key) {
-                changes.removed.push(*gone);
-            }
-            match old.next_if(|(before, _)| *before == key) {
-                Some((_, before)) if before == value => {}
-                _ => changes.written.push((*key, *value)),
+impl<K, V> Change<K, V> {
+    fn written(self) -> Option<(K, V)> {
+        match self {
+            Self::Added(key, value) | Self::Replaced(key, value) => Some((key, value)),
+            Self::Removed(_) => None,
+        }
+    }
+
+    fn replaced(self) -> Option<K> {
+        match self {
+            Self::Replaced(key, _) => Some(key),
+            Self::Added(..) | Self::Removed(_) => None,
+        }
+    }
+
+    fn removed(self) -> Option<K> {
+        match self {
+            Self::Removed(key) => Some(key),
+            Self::Added(..) | Self::Replaced(..) => None,
+        }
+    }
+}
+
+/// Walks both maps side by side, in the order of their keys.
+fn changes<K: Ord, V: PartialEq>(
+    old: impl Iterator<Item = (K, V)>,
+    new: impl Iterator<Item = (K, V)>,
+) -> impl Iterator<Item = Change<K, V>> {
+    let (mut old, mut new) = (old.peekable(), new.peekable());
+    iter::from_fn(move || {
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (Some((old, _)), Some((new, _))) => old.cmp(new),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            match order {
+                Ordering::Less => return old.next().map(|(key, _)| Change::Removed(key)),
+                Ordering::Greater => {
+                    return new.next().map(|(key, value)| Change::Added(key, value));
+                }
+                Ordering::Equal => {
+                    let ((_, before), (key, value)) = old.next().zip(new.next())?;
+                    if before != value {
+                        return Some(Change::Replaced(key, value));
+                    }
+                }
             }
         }
-        changes.removed.extend(old.map(|(gone, _)| *gone));
-        changes
-    }
+    })
+}
+
+/// The entries of a map.
+fn pairs<K: Copy, V: Copy>(map: &BTreeMap<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
+    map.iter().map(|(key, value)| (*key, *value))
 }
 
 /// Writes an entry of an array: 0 is what an array holds by default.
@@ -198,6 +232,7 @@ mod tests {
     use proptest::{collection::btree_map, prelude::*};
 
     use super::*;
+    use crate::compile::runs::Runs;
 
     /// Nested prefixes around the addresses 10.0.0.0 to 10.0.0.15.
     fn grants() -> impl Strategy<Value = BTreeMap<IpNet, Grant>> {
@@ -221,9 +256,9 @@ mod tests {
     fn tables(grants: BTreeMap<IpNet, Grant>) -> SlotTables {
         let settings = SlotSettings { classes: 1, port_classes: 2, ..SlotSettings::default() };
         let rows = grants.values().map(|grant| grant.row()).filter(|row| *row != 0);
-        let cells: BTreeMap<u32, u32> = rows.map(|row| (row, row + 10)).collect();
+        let cells: Runs = rows.map(|row| (row, row + 10)).collect();
         let port_cells =
-            cells.values().map(|port_set| (port_set * 2 + 1, Permit(*port_set))).collect();
+            cells.iter().map(|(_, port_set)| (port_set * 2 + 1, Permit(port_set))).collect();
         SlotTables { settings, grants, cells, port_cells, ..SlotTables::default() }
     }
 
@@ -248,7 +283,7 @@ mod tests {
                 apply(&mut now, &step);
             }
             prop_assert_eq!(&now, &new);
-            prop_assert!(rebuild(&now, &new).is_empty());
+            prop_assert_eq!(rebuild(&now, &new).next(), None);
         }
     }
 }

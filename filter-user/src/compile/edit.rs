@@ -16,17 +16,17 @@ use std::{
     net::IpAddr,
 };
 
-use filter_common::wire::{Grant, MAX_CELLS, MAX_PORT_CELLS, MAX_PREFIXES};
+use filter_common::wire::{Grant, MAX_PORT_CELLS, MAX_PREFIXES};
 use ipnet::IpNet;
 
 use super::{
     Compiled,
     basis::Counted,
     capacity::{Capacity, CapacityError, Check},
-    destinations::by_name,
+    destinations::{Brought, by_name},
     difference::Step,
     ledger::{CounterLedger, MatchKey},
-    meaning::{Brought, Match, RuleIndex, RuleSet},
+    meaning::{Match, RuleIndex, RuleSet},
     rows::NewRows,
     tables::covering,
     uses::Unused,
@@ -108,9 +108,12 @@ pub fn plan_names(
     for (prefix, bringing) in &edit.destinations {
         let before = tables.grants.get(prefix);
         let count = if prefix.addr().is_ipv4() { &mut v4 } else { &mut v6 };
-        let listed = meaning.destinations.get(prefix).map_or(&[][..], Vec::as_slice);
-        let staying = listed.iter().filter(|brought| !bringing.removed.contains(*brought));
-        let mut own = rules(staying.chain(&bringing.added));
+        let named = meaning.destinations.named(prefix.addr()).iter();
+        let staying = named.filter(|brought| !bringing.removed.contains(*brought));
+        let named = staying.chain(&bringing.added).map(|brought| brought.rule);
+        let mut own: Vec<RuleIndex> = meaning.destinations.listing(*prefix).chain(named).collect();
+        own.sort_unstable();
+        own.dedup();
         if own.is_empty() {
             if before.is_some() {
                 grants.push(Step::RemoveGrant(*prefix));
@@ -125,7 +128,7 @@ pub fn plan_names(
             own.sort_unstable();
             own.dedup();
         }
-        let grant = Grant::new(grant_rows.row(&own.into()));
+        let grant = Grant::new(grant_rows.row(&own));
         if before != Some(&grant) {
             grants.push(Step::InsertGrant(*prefix, grant));
         }
@@ -138,10 +141,13 @@ pub fn plan_names(
     check.fits(Capacity::PrefixesV4, v4, MAX_PREFIXES);
     check.fits(Capacity::PrefixesV6, v6, MAX_PREFIXES);
     let (rows, classes) = (grant_rows.next().into(), tables.settings.classes.into());
-    check.fits(Capacity::GrantCells { grants: rows, classes }, rows * classes, MAX_CELLS);
+    check.fits(Capacity::GrantCells { grants: rows, classes }, rows * classes, basis.grant_cells);
     check.result()?;
     let mut port_set_rows = NewRows::new(&meaning.port_sets);
-    let cells = basis.cells(grant_rows.added(), &mut port_set_rows);
+    let mut cells = Vec::new();
+    basis.cells(grant_rows.added(), &mut port_set_rows, |index, value| {
+        cells.push(Step::Cell { index, value });
+    });
     let (port_sets, port_classes) =
         (port_set_rows.next().into(), tables.settings.port_classes.into());
     let what = Capacity::PortCells { port_sets, port_classes };
@@ -154,7 +160,7 @@ pub fn plan_names(
     edit.steps.extend(hosts.into_iter().map(host));
     let port_cell = |(index, value)| Step::PortCell { index, value };
     edit.steps.extend(permits.into_iter().map(port_cell));
-    edit.steps.extend(cells.into_iter().map(|(index, value)| Step::Cell { index, value }));
+    edit.steps.extend(cells);
     edit.steps.extend(grants);
     edit.grants = grant_rows.into_added();
     edit.port_sets = port_set_rows.into_added();
@@ -173,14 +179,6 @@ pub fn plan_sweep(compiled: &Compiled) -> Option<Edit> {
     let Unused { grants, port_sets, matches, steps } = meaning.uses.unused(tables)?;
     let cleared = Cleared { grants, port_sets, matches };
     Some(Edit { steps, cleared, ..Edit::default() })
-}
-
-/// The rules that bring something, each once, in their order where what they bring is.
-pub(super) fn rules<'a>(brought: impl Iterator<Item = &'a Brought>) -> Vec<RuleIndex> {
-    let mut rules: Vec<RuleIndex> = brought.map(|brought| brought.rule).collect();
-    rules.sort_unstable();
-    rules.dedup();
-    rules
 }
 
 // === impl Edit ===
@@ -210,18 +208,7 @@ impl Edit {
             meaning.uses.apply(tables, step);
         }
         for (prefix, Bringing { added, removed }) in self.destinations {
-            let listed = meaning.destinations.entry(prefix).or_default();
-            if !removed.is_empty() {
-                listed.retain(|brought| !removed.contains(brought));
-            }
-            for brought in added {
-                if let Err(place) = listed.binary_search(&brought) {
-                    listed.insert(place, brought);
-                }
-            }
-            if listed.is_empty() {
-                meaning.destinations.remove(&prefix);
-            }
+            meaning.destinations.change(prefix.addr(), added, |brought| removed.contains(brought));
         }
         self.grants.into_iter().for_each(|(row, set)| meaning.grants.insert(row, set));
         self.port_sets.into_iter().for_each(|(row, set)| meaning.port_sets.insert(row, set));

@@ -11,8 +11,8 @@ use std::{
 use filter_common::verdict::PassReason;
 use ipnet::IpNet;
 
-use super::{basis::Basis, rows::Rows, tables::covering, uses::Uses};
-use crate::policy::{Destination, Fqdn, Label, Origin};
+use super::{basis::Basis, destinations::Destinations, rows::Rows, uses::Uses};
+use crate::policy::{Fqdn, Label, Origin};
 
 /// A rule by its place in [`Meaning::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,22 +70,11 @@ pub enum Via {
     SelfAddress,
 }
 
-/// A destination of a rule that brought a prefix into the tables.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Brought {
-    /// The rule.
-    pub rule: RuleIndex,
-    /// Its destination, as it stands in the policy.
-    pub destination: Arc<Destination>,
-    /// The name that had the address, if the destination is a name or a pattern.
-    pub name: Option<Arc<Fqdn>>,
-}
-
 /// What the numbers in the tables of one slot stand for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meaning {
     pub(super) basis: Arc<Basis>,
-    pub(super) destinations: BTreeMap<IpNet, Vec<Brought>>,
+    pub(super) destinations: Destinations,
     /// The addresses that no prefix around them opens.
     pub(super) delivered: BTreeSet<IpAddr>,
     pub(super) grants: Rows,
@@ -170,29 +159,24 @@ impl Meaning {
     /// Which destinations brought a prefix into the tables. The gateway's own addresses, and those
     /// that are closed, are in the tables also where none did.
     #[must_use]
-    pub fn destinations(&self) -> &BTreeMap<IpNet, Vec<Brought>> {
+    pub fn destinations(&self) -> &Destinations {
         &self.destinations
+    }
+
+    /// The names that brought an address into the tables.
+    pub fn names_of(&self, address: IpAddr) -> impl Iterator<Item = &Fqdn> {
+        self.destinations.named(address).iter().map(|brought| brought.name.as_ref())
     }
 
     /// By which of its destinations a rule covers an address: the longest. What the gateway takes
     /// in is covered by nothing but itself.
     #[must_use]
     pub fn via(&self, rule: RuleIndex, address: IpAddr) -> Option<Via> {
-        let below = |at| self.destinations.range(..=at).next_back();
         let shortest = if self.delivered.contains(&address) {
             IpNet::from(address).max_prefix_len()
         } else {
             0
         };
-        let mut covering =
-            covering(address, below).take_while(|(prefix, _)| prefix.prefix_len() >= shortest);
-        covering.find_map(|(prefix, brought)| {
-            let brought = brought.iter().find(|brought| brought.rule == rule)?;
-            Some(match (brought.destination.as_ref(), &brought.name) {
-                (Destination::SelfAddresses, _) => Via::SelfAddress,
-                (_, Some(name)) => Via::Name { name: name.as_ref().clone(), address },
-                (_, None) => Via::Prefix(prefix),
-            })
-        })
+        self.destinations.via(rule, address, shortest)
     }
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rows of a matrix, each standing for a set of rules.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, btree_set};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, btree_set},
+    sync::Arc,
+};
 
-use super::meaning::RuleSet;
+use super::meaning::{RuleIndex, RuleSet};
 
 /// The rows that have a meaning, from 1. Row 0 is the empty set's and is never stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl<'a> NewRows<'a> {
     }
 
     /// The row of a set.
-    pub(super) fn row(&mut self, set: &RuleSet) -> u32 {
+    pub(super) fn row(&mut self, set: &[RuleIndex]) -> u32 {
         if set.is_empty() {
             return 0;
         }
@@ -88,8 +91,9 @@ impl<'a> NewRows<'a> {
             self.next = self.next.saturating_add(1);
             row
         });
-        self.numbers.insert(set.clone(), row);
-        self.added.push((row, set.clone()));
+        let set = RuleSet::from(set);
+        self.numbers.insert(Arc::clone(&set), row);
+        self.added.push((row, set));
         row
     }
 

@@ -10,7 +10,10 @@ use std::{
 use filter_common::{egress::Side, verdict::PassReason};
 use ipnet::IpNet;
 
-use super::meaning::{ClientGroup, RuleIndex, RuleRef};
+use super::{
+    destinations::{Listed, Listing},
+    meaning::{ClientGroup, RuleIndex, RuleRef},
+};
 use crate::policy::{
     Clients, Destination, Label, NicName, Origin, Policy, PortRange, PortRanges, Ports,
 };
@@ -44,6 +47,17 @@ enum ActiveClients {
 /// A destination of a rule.
 pub(super) type RuleDestination = (RuleIndex, Arc<Destination>);
 
+/// Where rules lead.
+#[derive(Debug, Default)]
+pub(super) struct Led {
+    /// To prefixes.
+    pub(super) prefixes: Vec<Listed>,
+    /// To the gateway's own addresses.
+    pub(super) own: Vec<RuleIndex>,
+    /// To names and patterns.
+    pub(super) names: Vec<RuleDestination>,
+}
+
 /// A group of clients: fields are ANDed, the entries of a list ORed, an empty list holds for all.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -64,9 +78,11 @@ pub(super) enum Sides {
 }
 
 /// Reads the rules of a policy, and where each leads.
-pub(super) fn rules(policy: &Policy) -> (RuleBook, Vec<RuleDestination>) {
+pub(super) fn rules(policy: &Policy) -> (RuleBook, Led) {
     let mut book = RuleBook::default();
-    let mut destinations = Vec::new();
+    let mut led = Led::default();
+    // There may be a million of them, and a list that grows takes twice as much.
+    led.prefixes.reserve(policy.enabled_rules().map(|rule| rule.to.len()).sum());
     let origin =
         |section: &Option<Origin>| section.as_ref().unwrap_or(&policy.gateway.origin).clone();
     let mut brought_along = |name, section, reason, clients, ports, to: Vec<Destination>| {
@@ -74,7 +90,7 @@ pub(super) fn rules(policy: &Policy) -> (RuleBook, Vec<RuleDestination>) {
         if let Ok(name) = Label::try_from(name) {
             let reference = RuleRef { name, origin: origin(section), reason };
             let rule = book.add(reference, clients, ports, None);
-            destinations.extend(to.into_iter().map(|to| (rule, Arc::new(to))));
+            to.iter().for_each(|to| led.add(rule, to));
         }
     };
 
@@ -118,7 +134,7 @@ pub(super) fn rules(policy: &Policy) -> (RuleBook, Vec<RuleDestination>) {
             }
         };
         let index = book.add(reference, clients, rule.ports.clone(), None);
-        destinations.extend(rule.to.iter().map(|(to, _)| (index, Arc::new(to.clone()))));
+        rule.to.iter().for_each(|(to, _)| led.add(index, to));
     }
     for inbound in &policy.inbound {
         let reference = RuleRef {
@@ -129,9 +145,9 @@ pub(super) fn rules(policy: &Policy) -> (RuleBook, Vec<RuleDestination>) {
         let group = ClientGroup::Inbound(inbound.name.clone());
         let clients = ActiveClients::Groups(BTreeSet::from([group]));
         let index = book.add(reference, clients, inbound.ports.clone(), inbound.host);
-        destinations.extend(inbound.to.iter().map(|to| (index, Arc::new(to.clone()))));
+        inbound.to.iter().for_each(|to| led.add(index, to));
     }
-    (book, destinations)
+    (book, led)
 }
 
 /// The groups of clients that rules may hold for.
@@ -174,6 +190,21 @@ pub(super) fn groups(policy: &Policy) -> Vec<Group> {
         }),
     );
     groups
+}
+
+// === impl Led ===
+
+impl Led {
+    fn add(&mut self, rule: RuleIndex, to: &Destination) {
+        match to {
+            Destination::Prefix(prefix) => {
+                let (prefix, how) = (prefix.trunc(), Listing::Prefix);
+                self.prefixes.push(Listed { prefix, rule, how });
+            }
+            Destination::SelfAddresses => self.own.push(rule),
+            Destination::Name(_) => self.names.push((rule, Arc::new(to.clone()))),
+        }
+    }
 }
 
 // === impl RuleBook ===

@@ -184,7 +184,7 @@ fn refine<'a>(zone: &'a Zone, groups: &[Group]) -> impl Iterator<Item = (IpNet, 
         }
     }
     let mut around = Around::default();
-    cover::unions(&marked).into_iter().filter_map(move |(prefix, of_prefix)| {
+    cover::unions(marked).filter_map(move |(prefix, of_prefix)| {
         let home = zone.map.get(&prefix).copied();
         let outer = around.enter(prefix, home);
         match home.or(outer)? {

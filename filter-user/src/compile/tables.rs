@@ -15,11 +15,13 @@ use filter_common::{
     parse::Address,
     tables::{Class, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
-        AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS, Permit, Selector,
+        AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS, NO_PORTS, Permit, Selector,
         SlotSettings, zone_index,
     },
 };
 use ipnet::{IpNet, Ipv4Net};
+
+use super::runs::Runs;
 
 /// What one slot of the kernel's maps holds. Arrays are zero by default, so zeros aren't stored,
 /// and two tables are equal exactly when the maps are.
@@ -34,8 +36,9 @@ pub struct SlotTables {
     pub sources: BTreeMap<(u32, IpNet), u32>,
     /// [`zone_index`] -> zone, from 1.
     pub zones: BTreeMap<u32, u32>,
-    /// grant row x classes + class -> row of the port set, from 1.
-    pub cells: BTreeMap<u32, u32>,
+    /// grant row x classes + class -> row of the port set, from 1; where there is none, that of class
+    /// 0 counts, and [`NO_PORTS`] stands for none.
+    pub cells: Runs,
     /// Word -> four port classes of 16 bits. Class 0: no rule names the selector.
     pub port_classes: BTreeMap<u32, u64>,
     /// port set row x port classes + port class -> permit.
@@ -253,8 +256,10 @@ impl Tables for View<'_> {
         if class.0 >= classes {
             return None;
         }
-        let cell = grant.row().checked_mul(classes)?.checked_add(class.0)?;
-        self.tables.cells.get(&cell).copied().filter(|row| *row != 0).map(PortSet)
+        let first = grant.row().checked_mul(classes)?;
+        let cells = &self.tables.cells;
+        let found = cells.get(first.checked_add(class.0)?).or_else(|| cells.get(first))?;
+        (found != NO_PORTS).then_some(PortSet(found))
     }
 
     fn permit(&self, ports: PortSet, selector: Selector) -> Permit {

@@ -25,7 +25,7 @@ use crate::{
     policy::{
         Clients, DenyAction, Destination, Dns, Echo, Fqdn, Gateway, Label, Management, Mode,
         NamePattern, NicName, Origin, Policy, PortRange, PortRanges, Ports, Rule, RuleState,
-        SourceGroup, SpecialPurpose, XdpMode,
+        SourceGroup, SpecialPurpose, TableSizes, XdpMode,
     },
 };
 
@@ -49,6 +49,7 @@ impl World {
                 mode: Mode::Enforce,
                 deny: DenyAction::Drop,
                 on_change: crate::policy::OnChange::Cut,
+                sizes: TableSizes::default(),
                 origin: origin(1),
             },
             dns: Dns::default(),

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use filter_common::wire::{AddressPair, Grant, Permit};
+use filter_common::wire::{AddressPair, Grant, NO_PORTS, Permit};
 use ipnet::IpNet;
 
 use super::{
@@ -29,7 +29,8 @@ pub(super) struct Uses {
     prefixes_v6: u64,
 }
 
-/// Number -> how often it is referred to, without those that aren't. Number 0 refers to nothing.
+/// Number -> how often it is referred to, without those that aren't. Number 0 and [`NO_PORTS`] refer to
+/// nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Counts(BTreeMap<u32, u64>);
 
@@ -52,7 +53,9 @@ impl Uses {
             uses.grants.add(grant.row());
             *uses.prefixes(prefix) += 1;
         }
-        tables.cells.values().for_each(|port_set| uses.port_sets.add(*port_set));
+        for (run, port_set) in tables.cells.filled_runs() {
+            uses.port_sets.add_many(port_set, run.len() as u64);
+        }
         tables.port_cells.values().for_each(|permit| uses.matches.add(permit.counter()));
         uses
     }
@@ -68,7 +71,7 @@ impl Uses {
             }
             Step::Cell { index, value } => {
                 self.port_sets.add(value);
-                self.port_sets.sub(tables.cells.get(&index).copied().unwrap_or(0));
+                self.port_sets.sub(tables.cells.get(index).unwrap_or(0));
             }
             Step::PortCell { index, value } => {
                 self.matches.add(value.counter());
@@ -98,9 +101,14 @@ impl Uses {
         }
         let mut unused = Unused { grants: self.unused.clone(), ..Unused::default() };
         let mut port_sets = Counts::default();
-        for (index, port_set) in rows(&tables.cells, &unused.grants, tables.settings.classes) {
-            unused.steps.push(Step::Cell { index, value: 0 });
-            port_sets.add(*port_set);
+        for row in &unused.grants {
+            let first = row.saturating_mul(tables.settings.classes);
+            for index in first..first.saturating_add(tables.settings.classes) {
+                if let Some(port_set) = tables.cells.get(index) {
+                    unused.steps.push(Step::Cell { index, value: 0 });
+                    port_sets.add(port_set);
+                }
+            }
         }
         unused.port_sets = port_sets.complete(&self.port_sets);
         let mut matches = Counts::default();
@@ -158,8 +166,12 @@ impl Uses {
 
 impl Counts {
     fn add(&mut self, number: u32) {
-        if number != 0 {
-            *self.0.entry(number).or_default() += 1;
+        self.add_many(number, 1);
+    }
+
+    fn add_many(&mut self, number: u32, times: u64) {
+        if number != 0 && number != NO_PORTS {
+            *self.0.entry(number).or_default() += times;
         }
     }
 

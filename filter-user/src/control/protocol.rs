@@ -193,6 +193,8 @@ pub struct Status {
     pub policy: PolicyStatus,
     /// How full the tables are.
     pub tables: Vec<TableStatus>,
+    /// The kernel's memory that they take.
+    pub kernel_memory: KernelMemoryStatus,
     /// Packets that passed, by reason.
     pub passes: BTreeMap<String, Count>,
     /// Packets that were dropped, by reason.
@@ -324,6 +326,16 @@ pub struct TableStatus {
     pub used: u64,
     /// Entries that fit.
     pub capacity: u64,
+}
+
+/// Bytes of the kernel's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelMemoryStatus {
+    /// What the tables take whatever the policy is.
+    pub fixed_bytes: u64,
+    /// The prefixes of the policy in force, in one slot. The other slot has those of the policy
+    /// before it.
+    pub prefix_bytes: u64,
 }
 
 /// Samples that did not reach user space.

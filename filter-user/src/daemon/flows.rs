@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use filter_common::{
     flow::{Clock, FlowState, Origin},
     parse::protocol,
-    wire::{FlowKey, FlowRecord, MAX_FLOWS, MAX_KEPT_FLOWS},
+    wire::{FlowKey, FlowRecord, MAX_KEPT_FLOWS},
 };
 
 use super::{
@@ -24,7 +24,7 @@ use futures_util::FutureExt as _;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
-    compile::{Compiled, Host},
+    compile::{Host, SlotTables},
     control::pattern::fits_name,
     control::protocol::{
         Care, FlowDetail, FlowFilter, FlowList, FlowQuestion, FlowStatus, Killed, NamedRule,
@@ -99,7 +99,8 @@ impl Daemon {
             used: u64::try_from(used).unwrap_or(u64::MAX),
             capacity: u64::from(capacity),
         };
-        let tables = [("flows", flows.entries(), MAX_FLOWS), ("kept flows", kept, MAX_KEPT_FLOWS)];
+        let most = self.slots.maps.sizes().flows;
+        let tables = [("flows", flows.entries(), most), ("kept flows", kept, MAX_KEPT_FLOWS)];
         Ok(tables.map(table).into())
     }
 
@@ -303,11 +304,11 @@ impl Daemon {
     /// [`kept`] looked.
     pub(super) async fn settle_flows(
         &mut self,
-        (old, old_host): (&Compiled, &Host),
+        (old, old_host): (&SlotTables, &Host),
         before: BTreeMap<FlowKey, FlowKey>,
     ) -> Result<Outcome> {
         let flows = self.read_flows().await?;
-        let old = Judge::new(&old.tables, old_host);
+        let old = Judge::new(old, old_host);
         let new = Judge::new(&self.slots.in_force().tables, &self.host);
         match self.policy.gateway.on_change {
             OnChange::Cut => {

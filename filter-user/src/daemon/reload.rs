@@ -35,10 +35,11 @@ impl Daemon {
 
     async fn try_reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
         let kept = "the policy that was in force stays in force";
-        let loaded = load(&self.options.config).map_err(|errors| {
+        let mut loaded = load(&self.options.config).map_err(|errors| {
             let directory = self.options.config.display();
             anyhow!("the configuration in {directory} is broken, and {kept}:\n{errors}")
         })?;
+        loaded.take_sizes(self.slots.maps.sizes());
         self.host_state = self.netlink.read().await?;
         suitable::check(&loaded.policy, &self.host_state).context(kept)?;
         interception::check(&loaded.policy).context(kept)?;
@@ -59,37 +60,55 @@ impl Daemon {
 
         // New names are looked up before tables without their addresses take the place of others.
         let wanted = Arc::new(Wanted::from(&loaded.policy));
+        // Of many addresses a copy takes as much as the rest of the policy, and most reloads change none
+        // of the names.
+        let settings = Settings::from(&loaded.policy.dns);
+        let own = own_prefixes(&host);
+        let same_names = *self.names.wanted() == *wanted
+            && *self.names.settings() == settings
+            && own == own_prefixes(&self.host)
+            && !self.names.has_pending();
         let prepare = |names: &NameCache| {
             let mut names = names.clone();
-            names.set_settings(Settings::from(&loaded.policy.dns));
-            names.set_own(own_prefixes(&host));
+            names.set_settings(settings.clone());
+            names.set_own(own.clone());
             names.set_wanted(Arc::clone(&wanted), Instant::now());
             names
         };
-        let mut ahead = prepare(&self.names);
-        let answers = self.look_up_ahead(&mut ahead, &resolver).await;
+        let answers = if same_names {
+            Vec::new()
+        } else {
+            self.look_up_ahead(&mut prepare(&self.names), &resolver).await
+        };
         let flows = self.read_flows().await.context(kept)?;
         // What was learned meanwhile is in the cache in force.
-        let mut names = prepare(&self.names);
-        for (name, answer) in answers {
-            names.answer(&name, answer, Instant::now());
-        }
+        let names = (!same_names).then(|| {
+            let mut names = prepare(&self.names);
+            for (name, answer) in answers {
+                names.answer(&name, answer, Instant::now());
+            }
+            names
+        });
         let tags = nics::keep_tags(&loaded.policy, &numbered).context(kept)?;
-        let names = std::mem::replace(&mut self.names, names);
+        let names = names.map(|names| std::mem::replace(&mut self.names, names));
         let resolver = std::mem::replace(&mut self.resolver, resolver);
 
-        let before = (self.slots.in_force().clone(), self.host.clone());
+        let old_host = self.host.clone();
         self.forwarding.distrust();
         let result = self.put_policy_in_force(loaded, (numbered, host), request, &flows);
         let kept_flows = match result {
             Ok(kept_flows) => kept_flows,
             Err(error) => {
-                self.names = names;
+                if let Some(names) = names {
+                    self.names = names;
+                }
                 self.resolver = resolver;
                 nics::restore_tags(&tags);
                 return Err(error.context(kept));
             }
         };
+        drop(names);
+        let old_tables = self.slots.before().unwrap_or_default();
         self.note_names();
         let dns = &self.policy.dns;
         let served = self.forwarding.serve(dns, wanted, resolvers, listeners);
@@ -102,7 +121,7 @@ impl Daemon {
             tracing::error!("{error:#}");
             warnings.push(format!("{error:#}"));
         }
-        let flows = match self.settle_flows((&before.0, &before.1), kept_flows).await {
+        let flows = match self.settle_flows((&old_tables, &old_host), kept_flows).await {
             Ok(flows) => flows,
             Err(error) => {
                 let message = format!("flows that the new policy denies may go on: {error:#}");

@@ -13,18 +13,18 @@ use filter_common::{
     reject::Answer,
     verdict::{Answered, DropReason, PassReason},
     wire::{
-        AUDITED, Counter, Grant, MAX_CELLS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation,
-        Permit,
+        AUDITED, Counter, Grant, MAX_PORT_CELLS, MAX_PREFIXES, MAX_SOURCES, Observation, Permit,
     },
 };
 use ipnet::IpNet;
 
 use super::{Daemon, nics::attached_mode};
 use crate::{
-    compile::{MATCHES, RuleIndex, RuleRef, SlotTables, Via},
+    compile::{Footprint, MATCHES, RuleIndex, RuleRef, SlotTables, Via},
     control::protocol::{
-        AnswerReply, Count, DnsStatus, Drop, EventStatus, Explanation, NamedRule, NicStatus,
-        PolicyStatus, Question, RuleStatus, Status, TableStatus, UpstreamStatus, ViaReply,
+        AnswerReply, Count, DnsStatus, Drop, EventStatus, Explanation, KernelMemoryStatus,
+        NamedRule, NicStatus, PolicyStatus, Question, RuleStatus, Status, TableStatus,
+        UpstreamStatus, ViaReply,
     },
     kernel::{AttachedMode, Instance, Role, events::DropSample, pins::NicPins, question},
     names::NameState,
@@ -123,6 +123,11 @@ impl Daemon {
                 tables.extend(flow_tables);
                 tables
             },
+            kernel_memory: {
+                let fixed = self.fixed_footprint();
+                let Footprint { fixed, prefixes } = fixed.with(&self.slots.in_force().tables);
+                KernelMemoryStatus { fixed_bytes: fixed, prefix_bytes: prefixes }
+            },
             passes,
             drops,
             audited,
@@ -173,7 +178,7 @@ impl Daemon {
             ("IPv6 destinations", grants6, MAX_PREFIXES),
             ("IPv4 sources", sources4, MAX_SOURCES),
             ("IPv6 sources", sources6, MAX_SOURCES),
-            ("grants by client class", tables.cells.len(), MAX_CELLS),
+            ("grants by client class", tables.cells.len(), self.slots.maps.sizes().grant_cells),
             ("port sets by port class", tables.port_cells.len(), MAX_PORT_CELLS),
             ("rule counters", self.ledger.len(), MATCHES),
         ]
@@ -397,9 +402,7 @@ impl Daemon {
 
     /// The names that have an address, the first of them.
     pub(super) fn name_of(&self, address: IpAddr) -> Option<String> {
-        let brought = self.slots.in_force().meaning.destinations().get(&IpNet::from(address))?;
-        let names: BTreeSet<_> =
-            brought.iter().filter_map(|brought| brought.name.as_ref()).collect();
+        let names: BTreeSet<_> = self.slots.in_force().meaning.names_of(address).collect();
         names.first().map(ToString::to_string)
     }
 }

@@ -2,7 +2,7 @@
 //! The two slots in the kernel and what they mean: swapping policies and editing the slot in
 //! force.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, IndexLayout, MAX_NICS, SLOTS};
@@ -36,7 +36,7 @@ pub struct TwoSlots {
     in_force: Compiled,
     meaning: Meant,
     /// `None` while it isn't known what the slot holds.
-    idle: Option<SlotTables>,
+    idle: Option<Arc<SlotTables>>,
 }
 
 /// Whether it is known what the rows of the slot in force stand for.
@@ -83,7 +83,7 @@ impl TwoSlots {
             Provenance::Pinned => maps.read_slot(slot),
         };
         let in_force = Compiled { tables: read(active)?, ..Compiled::default() };
-        let idle = Some(read(active.other())?);
+        let idle = Some(Arc::new(read(active.other())?));
         let generation = word.generation();
         Ok((Self { maps, active, generation, in_force, meaning: Meant::Unknown, idle }, found))
     }
@@ -118,7 +118,7 @@ impl TwoSlots {
     /// The kernel has no memory for it; then it is as it was.
     pub fn grow_index(&mut self, pins: &PinDirectory, lines: u32) -> Result<()> {
         self.maps.grow_index(pins, self.active, lines).with_context(|| {
-            let mebibytes = u64::from(lines) * u64::from(SLOTS) * 64 >> 20;
+            let mebibytes = (u64::from(lines) * u64::from(SLOTS) * 64) >> 20;
             format!("the index of destinations wants {mebibytes} MiB of kernel memory")
         })
     }
@@ -129,6 +129,12 @@ impl TwoSlots {
     pub fn is_indexed(&self) -> bool {
         let flags = IndexLayout::V4 | IndexLayout::V6;
         self.maps.index_layout(self.active).flags & flags == flags
+    }
+
+    /// What was in force before the last swap; `None` while it isn't known.
+    #[must_use]
+    pub fn before(&self) -> Option<Arc<SlotTables>> {
+        self.idle.clone()
     }
 
     /// Builds tables in the idle slot and puts them in force by one store, which is the last thing
@@ -144,12 +150,12 @@ impl TwoSlots {
         self.maps.wait_for_packets()?;
         let idle = match self.idle.take() {
             Some(idle) => idle,
-            None => self.maps.read_slot(target)?,
+            None => Arc::new(self.maps.read_slot(target)?),
         };
         self.maps.forget_index(target)?;
         // Until all steps are done it isn't known what the slot holds, so nothing is put back
         // before.
-        carry_out(&mut self.maps, target, &rebuild(&idle, &compiled.tables))
+        carry_out(&mut self.maps, target, rebuild(&idle, &compiled.tables))
             .and_then(|()| self.maps.build_index(target, &compiled.tables.grants))
             .context("the new tables can't be written; the old ones stay in force")?;
         // The store that puts the slot in force must not overtake those that fill it.
@@ -157,7 +163,8 @@ impl TwoSlots {
         self.maps.activate(target, self.generation + 1)?;
         self.generation += 1;
         self.active = target;
-        self.idle = Some(std::mem::replace(&mut self.in_force, compiled).tables);
+        let before = std::mem::replace(&mut self.in_force, compiled);
+        self.idle = Some(Arc::new(before.tables));
         self.meaning = Meant::Known;
         Ok(())
     }
@@ -172,11 +179,11 @@ impl TwoSlots {
         self.maps.wait_for_packets()?;
         let idle = match self.idle.take() {
             Some(idle) => idle,
-            None => self.maps.read_slot(target)?,
+            None => Arc::new(self.maps.read_slot(target)?),
         };
         self.maps.forget_index(target)?;
-        carry_out(&mut self.maps, target, &rebuild(&idle, &SlotTables::default()))?;
-        self.idle = Some(SlotTables::default());
+        carry_out(&mut self.maps, target, rebuild(&idle, &SlotTables::default()))?;
+        self.idle = Some(Arc::default());
         Ok(())
     }
 
@@ -206,7 +213,7 @@ impl TwoSlots {
     pub fn edit_names(&mut self, edit: Edit) -> Result<()> {
         let steps = edit.steps();
         for (number, step) in steps.iter().enumerate() {
-            if let Err(error) = carry_out(&mut self.maps, self.active, std::slice::from_ref(step)) {
+            if let Err(error) = carry_out(&mut self.maps, self.active, [*step]) {
                 let done = steps.iter().take(number);
                 done.for_each(|step| apply(&mut self.in_force.tables, step));
                 self.meaning = Meant::Unknown;
@@ -311,9 +318,13 @@ impl TwoSlots {
     }
 }
 
-fn carry_out(maps: &mut SharedMaps, slot: SlotIndex, steps: &[Step]) -> Result<()> {
+fn carry_out(
+    maps: &mut SharedMaps,
+    slot: SlotIndex,
+    steps: impl IntoIterator<Item = Step>,
+) -> Result<()> {
     for step in steps {
-        maps.apply(slot, step).with_context(|| {
+        maps.apply(slot, &step).with_context(|| {
             let kind = match step {
                 Step::Settings(_) => "settings",
                 Step::Zone { .. } => "zones",

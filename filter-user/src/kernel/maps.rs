@@ -14,13 +14,14 @@ use aya::{
         Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf,
         lpm_trie::Key,
     },
+    util::nr_cpus,
 };
 use filter_common::{
     egress::Side,
     flow::FlowState,
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, Counter, EventWindow, FlowKey, FlowRecord, Grant,
-        IndexLayout, MAX_NICS, Permit, RejectBucket, SlotSettings, interface,
+        IndexLayout, MAX_NICS, Permit, RejectBucket, SLOTS, SlotSettings, interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -31,7 +32,10 @@ use super::{
     pins::PinDirectory,
     written::{SlotArray, Written},
 };
-use crate::compile::{SlotTables, Step};
+use crate::{
+    compile::{SlotTables, Step},
+    policy::TableSizes,
+};
 
 /// The maps that are pinned and shared by all instances of the program.
 pub(super) const SHARED: [&str; 27] = [
@@ -84,6 +88,7 @@ pub struct SharedMaps {
     windows: PerCpuArray<MapData, EventWindow>,
     grace: ArrayOfMaps<MapData, Array<MapData, u32>>,
     index: Index,
+    sizes: TableSizes,
 }
 
 /// Where maps come from.
@@ -166,7 +171,7 @@ impl SlotIndex {
 
     /// 0 or 1.
     #[must_use]
-    pub fn number(self) -> u32 {
+    pub const fn number(self) -> u32 {
         match self {
             Self::First => 0,
             Self::Second => 1,
@@ -248,18 +253,30 @@ impl fmt::Debug for SharedMaps {
 }
 
 impl SharedMaps {
-    /// Creates and pins the maps, or opens those that are pinned.
+    /// Creates and pins the maps in these sizes, or opens those that are pinned in the sizes that they
+    /// have: see [`Self::sizes`].
     ///
     /// # Errors
     ///
     /// The kernel refuses a map.
-    pub fn open(pins: &PinDirectory) -> Result<(Self, RingBuf<MapData>, Provenance)> {
+    pub fn open(
+        pins: &PinDirectory,
+        wanted: TableSizes,
+    ) -> Result<(Self, RingBuf<MapData>, Provenance)> {
         let provenance = if SHARED.iter().any(|name| pins.map(name).exists()) {
             Provenance::Pinned
         } else {
             Provenance::Created
         };
-        let mut ebpf = load_object(&mut EbpfLoader::new(), pins, IndexPin::Usual)?;
+        let sizes = TableSizes {
+            flows: pinned_length(pins, "FLOWS")?.unwrap_or(wanted.flows),
+            grant_cells: pinned_length(pins, "CELLS")?
+                .map_or(wanted.grant_cells, |length| length / SLOTS),
+        };
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("FLOWS", sizes.flows);
+        loader.map_max_entries("CELLS", sizes.grant_cells * SLOTS);
+        let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         let maps = Self {
             active: take(&mut ebpf, "ACTIVE")?,
@@ -292,9 +309,23 @@ impl SharedMaps {
             counters: take(&mut ebpf, "COUNTERS")?,
             windows: take(&mut ebpf, "EVENT_WINDOW")?,
             grace: take(&mut ebpf, "GRACE")?,
+            sizes,
             index: Index::open(ebpf)?,
         };
         Ok((maps, events, provenance))
+    }
+
+    /// How many CPUs the maps have values for that each CPU has its own of.
+    #[must_use]
+    pub fn cpus() -> u32 {
+        // Where the kernel doesn't tell, there is at least one.
+        nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1)
+    }
+
+    /// The sizes that the maps have.
+    #[must_use]
+    pub fn sizes(&self) -> TableSizes {
+        self.sizes
     }
 
     /// The word that says which slot is in force.
@@ -695,6 +726,17 @@ fn read_flows(table: &HashMap<MapData, FlowKey, FlowRecord>) -> Result<Vec<(Flow
     Ok(flows)
 }
 
+/// How many entries a pinned map has; none where there is no such map.
+fn pinned_length(pins: &PinDirectory, name: &str) -> Result<Option<u32>> {
+    let path = pins.map(name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let map = MapData::from_pin(path)
+        .with_context(|| format!("the pinned map {name} can't be opened"))?;
+    Ok(Some(map.info()?.max_entries()))
+}
+
 pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
@@ -726,7 +768,7 @@ fn store<V: Pod + Default + PartialEq>(
     if value != V::default() {
         written.mark(kind, slot, index)?;
     }
-    Ok(array.set(slot.number() * kind.capacity() + index, value, 0)?)
+    Ok(array.set(kind.place(slot, index), value, 0)?)
 }
 
 /// The entries of a slot's part of an array that are not zero.
@@ -739,8 +781,9 @@ fn load<V: Pod + Default + PartialEq>(
     let mut entries = Vec::new();
     for chunk in written.chunks(kind, slot) {
         let (first, before) = (chunk.start, entries.len());
-        for index in chunk {
-            let value = array.get(&(slot.number() * kind.capacity() + index), 0)?;
+        // Chunks are marked up to the longest that an array may be.
+        for index in chunk.take_while(|index| kind.place(slot, *index) < array.len()) {
+            let value = array.get(&kind.place(slot, index), 0)?;
             if value != V::default() {
                 entries.push((index, value));
             }

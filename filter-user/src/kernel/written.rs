@@ -56,7 +56,7 @@ const fn words(array: SlotArray) -> u32 {
 // === impl SlotArray ===
 
 impl SlotArray {
-    /// The entries of one slot.
+    /// The entries that one slot may have.
     pub(super) const fn capacity(self) -> u32 {
         match self {
             Self::Zones => MAX_NICS * VLANS,
@@ -64,6 +64,17 @@ impl SlotArray {
             Self::PortClasses => PORT_CLASS_WORDS,
             Self::PortCells => MAX_PORT_CELLS,
             Self::ServiceHosts => COUNTERS_PER_NIC,
+        }
+    }
+
+    /// Where an entry of a slot stands in the array.
+    pub(super) const fn place(self, slot: SlotIndex, index: u32) -> u32 {
+        match self {
+            // How many there are is chosen when the map is made, so both slots stand side by side.
+            Self::Cells => index * SLOTS + slot.number(),
+            Self::Zones | Self::PortClasses | Self::PortCells | Self::ServiceHosts => {
+                slot.number() * self.capacity() + index
+            }
         }
     }
 

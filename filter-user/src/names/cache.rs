@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     answer::{Answer, Changed, Learned, LookupFailure, Outcome, Refusal, Refusals, Standing},
+    few::Few,
     jitter::Jitter,
     report::NameKind,
     wanted::{RuleNumber, Wanted},
@@ -94,7 +95,7 @@ pub struct NameCache {
     /// Every held address, by the time when it goes.
     pub(super) ends: BTreeSet<(Instant, Fqdn, IpAddr)>,
     /// The names that hold an address.
-    holders: BTreeMap<IpAddr, BTreeSet<Fqdn>>,
+    holders: BTreeMap<IpAddr, Few<Fqdn, ()>>,
     /// How many names were learned for the wildcards of a rule.
     learned: BTreeMap<RuleNumber, usize>,
     /// Names that changed since they were saved.
@@ -123,7 +124,7 @@ enum Queue {
 pub(super) struct Entry {
     special: SpecialPurpose,
     kind: Kind,
-    pub(super) held: BTreeMap<IpAddr, Held>,
+    pub(super) held: Few<IpAddr, Held>,
     pub(super) last: Option<Arc<Answered>>,
     pub(super) failing: Option<Failing>,
     /// Failures of one address family while the other is answered.
@@ -408,7 +409,7 @@ impl NameCache {
         let until = after(now, self.settings.grace);
         for address in in_use {
             let holders = self.holders.get(address).cloned().unwrap_or_default();
-            for name in holders {
+            for (name, ()) in holders {
                 let Some(entry) = self.names.get_mut(&name) else { continue };
                 let Some(held) = entry.held.get_mut(address) else { continue };
                 if held.end < until {
@@ -583,7 +584,7 @@ impl NameCache {
             self.ttl_ends.remove(&(old.ttl_end, name.clone(), address));
             self.ends.remove(&(old.end, name.clone(), address));
         } else {
-            self.holders.entry(address).or_default().insert(name.clone());
+            self.holders.entry(address).or_default().insert(name.clone(), ());
         }
         self.ttl_ends.insert((merged.ttl_end, name.clone(), address));
         self.ends.insert((merged.end, name.clone(), address));
@@ -796,9 +797,8 @@ impl NameCache {
         for (name, entry) in &mut self.names {
             let before = entry.held.len();
             let special = entry.special;
-            let refused =
-                |address: &IpAddr, _: &mut Held| admissible(&self.own, special, *address).is_err();
-            for (address, held) in entry.held.extract_if(.., refused) {
+            let refused = |address: &IpAddr| admissible(&self.own, special, *address).is_err();
+            for (address, held) in entry.held.extract(refused) {
                 changed.removed.insert((name.clone(), address));
                 dropped.push((name.clone(), address, held));
             }
@@ -820,7 +820,7 @@ impl Entry {
         Self {
             special,
             kind,
-            held: BTreeMap::new(),
+            held: Few::default(),
             last: None,
             failing: None,
             half: None,

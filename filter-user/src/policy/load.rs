@@ -26,7 +26,7 @@ use self::{
     reader::{Report, TomlFile},
     sections::Collector,
 };
-use super::{Destination, NamePattern, Origin, Policy, Rule};
+use super::{Destination, NamePattern, Origin, Policy, Rule, TableSizes};
 
 /// What loading gives: the policy, and what is worth saying about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub enum Kind {
     Unresolvable,
     /// No way to the gateway that rules can't shut.
     Unguarded,
+    /// A table that is there already has another size.
+    OtherSize,
 }
 
 /// Every error of a configuration directory, by file and line; never empty.
@@ -106,30 +108,31 @@ pub const MAX_FILE: u64 = 16 << 20;
 ///
 /// All errors of all files.
 pub fn load(directory: &Path) -> Result<Loaded, LoadErrors> {
-    let mut report = Report::default();
+    let mut analysis = Analysis::default();
     let mut files = vec![(Arc::from(GATEWAY_FILE), directory.join(GATEWAY_FILE))];
     match policy_files(&directory.join(POLICY_FOLDER)) {
         Ok(names) => files.extend(names.into_iter().map(|name| {
             let path = directory.join(POLICY_FOLDER).join(&name);
             (Arc::from(format!("{POLICY_FOLDER}/{}", name.to_string_lossy())), path)
         })),
-        Err(error) => report.unreadable(POLICY_FOLDER, &error),
+        Err(error) => analysis.broken(|report| report.unreadable(POLICY_FOLDER, &error)),
     }
-    let mut texts: Vec<(Arc<str>, String)> = Vec::new();
+    // One after the other, so that the memory for the text and the tree of one does for the next.
     for (name, path) in files {
         match read(&path) {
             Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => texts.push((name, text)),
-                Err(error) => report.not_utf8(&name, error.as_bytes(), error.utf8_error()),
+                Ok(text) => analysis.file(&name, &text),
+                Err(error) => analysis.broken(|report| {
+                    report.not_utf8(&name, error.as_bytes(), error.utf8_error());
+                }),
             },
-            // Its absence is an error of the policy, which the analysis finds.
             Err(error) if error.kind() == io::ErrorKind::NotFound && &*name == GATEWAY_FILE => {
-                report.missing_gateway_file();
+                analysis.broken(Report::missing_gateway_file);
             }
-            Err(error) => report.unreadable(&name, &error),
+            Err(error) => analysis.broken(|report| report.unreadable(&name, &error)),
         }
     }
-    let mut loaded = analyse(&texts, report)?;
+    let mut loaded = analysis.finish()?;
     // Past this place nobody knows where the configuration stands.
     if let Some(path) = &mut loaded.policy.dns.tls_ca {
         *path = directory.join(&path);
@@ -200,11 +203,12 @@ pub fn load_rules(path: &Path) -> Result<Vec<Rule>, LoadErrors> {
 ///
 /// All errors of all texts.
 pub fn parse(files: &[(Arc<str>, String)]) -> Result<Loaded, LoadErrors> {
-    let mut report = Report::default();
+    let mut analysis = Analysis::default();
     if !files.iter().any(|(name, _)| &**name == GATEWAY_FILE) {
-        report.missing_gateway_file();
+        analysis.broken(Report::missing_gateway_file);
     }
-    analyse(files, report)
+    files.iter().for_each(|(name, text)| analysis.file(name, text));
+    analysis.finish()
 }
 
 /// What a policy asks for that isn't enforced, and what happens instead, which is always the
@@ -269,6 +273,30 @@ pub fn summed_up(warnings: &[Diagnostic]) -> Vec<String> {
     lines
 }
 
+// === impl Loaded ===
+
+impl Loaded {
+    /// Goes on with tables that are there already, and warns where they have another size than the
+    /// configuration asks for.
+    pub fn take_sizes(&mut self, sizes: TableSizes) {
+        let gateway = &mut self.policy.gateway;
+        let wanted = std::mem::replace(&mut gateway.sizes, sizes);
+        for (key, wanted, there) in [
+            ("max_flows", wanted.flows, sizes.flows),
+            ("max_grant_cells", wanted.grant_cells, sizes.grant_cells),
+        ] {
+            if wanted != there {
+                self.warnings.push(Diagnostic {
+                    kind: Kind::OtherSize,
+                    origin: Some(gateway.origin.clone()),
+                    message: format!("[gateway]: {key} = {wanted}: the table was made for {there}"),
+                    help: "`sluice detach` and a new start make it anew, with a gap".to_owned(),
+                });
+            }
+        }
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -286,6 +314,7 @@ impl Kind {
             Self::SpecialPurpose => "special-purpose prefixes",
             Self::Unresolvable => "rules with names that can't be resolved",
             Self::Unguarded => "gateways without a management guard",
+            Self::OtherSize => "tables of another size",
         }
     }
 }
@@ -328,31 +357,44 @@ impl std::error::Error for LoadErrors {}
 
 // === helpers ===
 
-fn analyse(files: &[(Arc<str>, String)], mut report: Report) -> Result<Loaded, LoadErrors> {
-    let texts: Vec<TomlFile<'_>> =
-        files.iter().map(|(name, text)| TomlFile::new(Arc::clone(name), text)).collect();
-    let mut collector = Collector::default();
-    if !report.errors.is_empty() {
-        collector.file_is_broken();
-    }
-    for text in &texts {
-        match text.table(&mut report) {
-            Some(table) => collector.file(text, &table, &mut report),
-            None => collector.file_is_broken(),
+/// What was found in the files so far.
+#[derive(Default)]
+struct Analysis {
+    collector: Collector,
+    report: Report,
+}
+
+impl Analysis {
+    /// Reads one file.
+    fn file(&mut self, name: &Arc<str>, text: &str) {
+        let text = TomlFile::new(Arc::clone(name), text);
+        match text.table(&mut self.report) {
+            Some(table) => self.collector.file(&text, &table, &mut self.report),
+            None => self.collector.file_is_broken(),
         }
     }
-    let policy = collector.finish(&mut report);
-    if let Some(policy) = &policy {
-        warnings::check(policy, &mut report);
+
+    /// Notes why a file can't be read.
+    fn broken(&mut self, why: impl FnOnce(&mut Report)) {
+        why(&mut self.report);
+        self.collector.file_is_broken();
     }
-    let Report { mut errors, mut warnings } = report;
-    // What stands on one line stays in the order in which it was found.
-    errors.sort_by(|a, b| a.origin.cmp(&b.origin));
-    errors.dedup();
-    warnings.sort_by(|a, b| a.origin.cmp(&b.origin));
-    match policy {
-        Some(policy) if errors.is_empty() => Ok(Loaded { policy, warnings }),
-        _ => Err(LoadErrors(errors)),
+
+    fn finish(self) -> Result<Loaded, LoadErrors> {
+        let Self { collector, mut report } = self;
+        let policy = collector.finish(&mut report);
+        if let Some(policy) = &policy {
+            warnings::check(policy, &mut report);
+        }
+        let Report { mut errors, mut warnings } = report;
+        // What stands on one line stays in the order in which it was found.
+        errors.sort_by(|a, b| a.origin.cmp(&b.origin));
+        errors.dedup();
+        warnings.sort_by(|a, b| a.origin.cmp(&b.origin));
+        match policy {
+            Some(policy) if errors.is_empty() => Ok(Loaded { policy, warnings }),
+            _ => Err(LoadErrors(errors)),
+        }
     }
 }
 

@@ -4,14 +4,14 @@
 //! A name that exists is valid: lower case, A-labels, no trailing dot. A pattern matches at label
 //! borders only, so that `manage.microsoft.com` never covers `supermanage.microsoft.com`.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
 /// A fully qualified domain name: at least two labels of `a-z`, `0-9`, `-` and `_`, each of 1 to
-/// 63 characters, 253 in all; lower case, A-labels, no trailing dot.
+/// 63 characters, 253 in all; lower case, A-labels, no trailing dot. Copies share its text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fqdn(String);
+pub struct Fqdn(Arc<str>);
 
 /// A name with stars.
 ///
@@ -19,8 +19,13 @@ pub struct Fqdn(String);
 /// there are stars. Every other star stands for zero or more characters within its label, and no
 /// label is ever empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WildcardPattern {
-    text: String,
+pub struct WildcardPattern(Box<Wildcard>);
+
+/// What stands behind a pointer, so that prefixes, of which there are many more among the
+/// destinations of rules, need no room for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Wildcard {
+    text: Box<str>,
     /// How many leading labels are a lone star.
     leading_stars: usize,
 }
@@ -164,7 +169,7 @@ impl TryFrom<&str> for Fqdn {
         if name.contains('*') {
             return Err(InvalidName::StarInName);
         }
-        Ok(Self(name))
+        Ok(Self(name.into()))
     }
 }
 
@@ -186,7 +191,7 @@ impl WildcardPattern {
     /// The pattern, lower case, without a trailing dot.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// Whether a name is covered.
@@ -200,7 +205,7 @@ impl WildcardPattern {
             }
         }
         let below = labels.count();
-        if self.leading_stars == 0 { below == 0 } else { below >= self.leading_stars }
+        if self.0.leading_stars == 0 { below == 0 } else { below >= self.0.leading_stars }
     }
 
     /// Whether every name that `other` covers is covered by this one too. May say no where a
@@ -224,8 +229,8 @@ impl WildcardPattern {
                 _ => return false,
             }
         }
-        let below = labels.count() + other.leading_stars;
-        if self.leading_stars == 0 { below == 0 } else { below >= self.leading_stars }
+        let below = labels.count() + other.0.leading_stars;
+        if self.0.leading_stars == 0 { below == 0 } else { below >= self.0.leading_stars }
     }
 
     /// How much it covers.
@@ -248,7 +253,7 @@ impl WildcardPattern {
             // The stars stand in the suffix itself, as in `*.ck`.
             None | Some("*") => Some(self.public_suffix().to_owned()),
             // `*.c*.uk` covers everything below co.uk.
-            Some(label) if label.contains('*') && self.leading_stars > 0 => {
+            Some(label) if label.contains('*') && self.0.leading_stars > 0 => {
                 Some(self.public_suffix().to_owned())
             }
             Some(_) => self.suffix_below(),
@@ -258,21 +263,21 @@ impl WildcardPattern {
     /// The public suffix under which it lies.
     #[must_use]
     pub fn public_suffix(&self) -> &str {
-        last_labels(&self.text, public_suffix_labels(&self.text))
+        last_labels(&self.0.text, public_suffix_labels(&self.0.text))
     }
 
     /// The label in front of the public suffix.
     fn registrable_label(&self) -> Option<&str> {
-        self.text.rsplit('.').nth(public_suffix_labels(&self.text))
+        self.0.text.rsplit('.').nth(public_suffix_labels(&self.0.text))
     }
 
     /// A public suffix among the names that are covered: `*.windows.net` lies under `net` and is
     /// Microsoft's, and yet holds all of `blob.core.windows.net`.
     fn suffix_below(&self) -> Option<String> {
-        if self.leading_stars == 0 {
+        if self.0.leading_stars == 0 {
             return None;
         }
-        let tail = self.text.get(self.leading_stars * 2..)?;
+        let tail = self.0.text.get(self.0.leading_stars * 2..)?;
         if tail.contains('*') {
             return None;
         }
@@ -284,7 +289,7 @@ impl WildcardPattern {
     /// The labels behind the leading lone stars.
     fn fixed_labels(&self) -> impl DoubleEndedIterator<Item = &str> {
         // Each leading lone star is one byte and its dot.
-        self.text.get(self.leading_stars * 2..).unwrap_or_default().split('.')
+        self.0.text.get(self.0.leading_stars * 2..).unwrap_or_default().split('.')
     }
 }
 
@@ -305,19 +310,19 @@ impl TryFrom<&str> for WildcardPattern {
         if text.split('.').skip(written_out).any(|label| label.contains('*')) {
             return Err(InvalidName::StarInPublicSuffix(suffix.to_owned()));
         }
-        Ok(Self { text, leading_stars })
+        Ok(Self(Box::new(Wildcard { text: text.into(), leading_stars })))
     }
 }
 
 impl fmt::Display for WildcardPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.text)
+        f.pad(&self.0.text)
     }
 }
 
 impl Serialize for WildcardPattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 

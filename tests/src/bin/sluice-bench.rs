@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
-//! `first-packet [NAMES]`, `dns [ROUNDS]` (which also needs dnsperf) and
+//! `first-packet [NAMES]`, `scale [--quick | PREFIXES...]`, `dns [ROUNDS]` (which also needs dnsperf) and
 //! `judge [POLICIES [PACKETS [SEED]]]`; `packet`, `throughput` and `generate` do, too; `import [ROUNDS]` doesn't. All but
 //! `learn`, `packet` and `generate` need a `sluice` built next to it.
 
@@ -19,7 +19,7 @@ use sluice_lab::{
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
     import_bench,
     judge::{self, LISTED},
-    learn_bench, packet_bench, report, restart_bench, survival, swap,
+    learn_bench, packet_bench, report, restart_bench, scale_bench, survival, swap,
     throughput::{
         self, Effort,
         generate::{self, Order},
@@ -63,6 +63,15 @@ const LEARNED: u32 = 10_000;
 /// What a learned address may take in the middle.
 const LEARN_TIME: Duration = Duration::from_micros(100);
 
+/// How many prefixes the policies have whose cost is measured.
+const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
+const QUICK_SIZES: [u32; 2] = [1_000, 100_000];
+
+/// What the largest of them may take: its start, one learned address, and the daemon's memory.
+const SCALE_START_MS: u128 = 10_000;
+const SCALE_LEARN_US: u128 = 1_000;
+const SCALE_KIB: u64 = 400 << 10;
+
 /// What an import of a large file may take.
 const IMPORT_TIME: Duration = Duration::from_secs(2);
 const IMPORT_KIB: i64 = 200 << 10;
@@ -85,6 +94,13 @@ fn main() -> ExitCode {
         ["restart", times] => times.parse().context("TIMES is no number").and_then(restart),
         ["learn"] => learn(),
         ["packet", arguments @ ..] => packet(arguments),
+        ["scale"] => scale(&SIZES),
+        ["scale", "--quick"] => scale(&QUICK_SIZES),
+        ["scale", sizes @ ..] => sizes
+            .iter()
+            .map(|size| size.parse().context("PREFIXES is no number"))
+            .collect::<Result<Vec<u32>>>()
+            .and_then(|sizes| scale(&sizes)),
         ["import"] => import(ROUNDS),
         ["import", rounds] => rounds.parse().context("ROUNDS is no number").and_then(import),
         ["throughput", words @ ..] => throughput(words),
@@ -93,7 +109,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "usage: sluice-bench kill [TIMES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
-                 dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]] | \
+                 scale [--quick | PREFIXES...] | dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]] | \
                  packet [--quick] [--sizes N,N] [--rounds N] | throughput [--quick] [--rounds N] | generate ..."
             );
             return ExitCode::from(2);
@@ -258,6 +274,38 @@ fn packet(arguments: &[&str]) -> Result<()> {
     print!("{report}");
     for file in report.write(&report::directory()?)? {
         eprintln!("{}", file.display());
+    }
+    Ok(())
+}
+
+fn scale(sizes: &[u32]) -> Result<()> {
+    let mut all = Vec::new();
+    let mut missed = Vec::new();
+    for size in sizes {
+        let measured = scale_bench::measure(*size)?;
+        println!("{measured}");
+        let peak = measured.started.peak_kib.max(measured.reloaded.peak_kib);
+        for (what, holds) in [
+            ("the start", measured.start_ms <= SCALE_START_MS),
+            ("a learned address", measured.stages.learn_median_us <= SCALE_LEARN_US),
+            ("the daemon's memory", peak <= SCALE_KIB),
+        ] {
+            if !holds {
+                missed.push(format!("{what} with {size} prefixes"));
+            }
+        }
+        all.push(measured);
+    }
+    for file in scale_bench::report(&all)?.write(&report::directory()?)? {
+        println!("{}", file.display());
+    }
+    if !missed.is_empty() {
+        bail!(
+            "more than {} s, {SCALE_LEARN_US} us or {} MiB: {}",
+            SCALE_START_MS / 1000,
+            SCALE_KIB / 1024,
+            missed.join(", ")
+        );
     }
     Ok(())
 }

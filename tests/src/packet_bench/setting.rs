@@ -21,7 +21,7 @@ use filter_user::{
     daemon::tables::TwoSlots,
     kernel::{Instance, LoadedProgram, PinDirectory, Role, SharedMaps, clock::TickClock},
     names::Snapshot,
-    policy::{Fqdn, NicName, load},
+    policy::{Fqdn, NicName, TableSizes, load},
 };
 use ipnet::IpNet;
 
@@ -56,6 +56,8 @@ pub(super) struct Size {
     pub(super) groups: u32,
     /// Whether there is an outside NIC, too.
     pub(super) outside: bool,
+    /// How many flows there must be room for.
+    pub(super) flows: u32,
 }
 
 /// The policy in force.
@@ -103,9 +105,12 @@ impl Setting {
         let begin = Instant::now();
         let compiled = compile(&policy, &names, &host(&size)?, &mut CounterLedger::default())?;
         let compile = begin.elapsed();
+        // A table of this kind begins to forget before it is full to the last entry.
+        let flows = TableSizes::default().flows.max(size.flows + size.flows / 15);
+        let sizes = TableSizes { flows, ..TableSizes::default() };
         let directory = PinDir::new(&format!("bench-{}", netns::unique()))?;
         let pins = PinDirectory::create(directory.path())?;
-        let (maps, events, provenance) = SharedMaps::open(&pins)?;
+        let (maps, events, provenance) = SharedMaps::open(&pins, sizes)?;
         let (mut slots, _) = TwoSlots::open(maps, provenance)?;
         let begin = Instant::now();
         if let Some(lines) = slots.wanted_lines(&compiled.tables) {

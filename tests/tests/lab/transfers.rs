@@ -11,7 +11,10 @@ use std::{
 };
 
 use filter_common::wire::{FlowKey, FlowRecord};
-use filter_user::kernel::{PinDirectory, SharedMaps};
+use filter_user::{
+    kernel::{PinDirectory, SharedMaps},
+    policy::TableSizes,
+};
 use serde_json::Value;
 use sluice_lab::{
     gateway::{Configuration, Gateway},
@@ -265,7 +268,7 @@ fn check_counted(
 fn carried(gateway: &mut Gateway<'_>, way: Way, to: IpAddr) -> Carried {
     gateway.stop().unwrap();
     let pins = PinDirectory::open(gateway.pins().path()).unwrap().unwrap();
-    let (maps, _, _) = SharedMaps::open(&pins).unwrap();
+    let (maps, _, _) = SharedMaps::open(&pins, TableSizes::default()).unwrap();
     let flows = maps.flows().unwrap();
     let of_host = |key: &FlowKey| match to {
         IpAddr::V4(to) => key.ip_version == 4 && key.remote[..4] == to.octets(),

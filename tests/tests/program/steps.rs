@@ -44,7 +44,7 @@ fn a_swap_shows_nothing_until_it_is_whole() {
         differing += probes.iter().filter(|probe| probe.old.reason != probe.new.reason).count();
 
         let idle = SlotIndex::of(ground.active).other();
-        let swap = rebuild(ground.slot(idle), &new);
+        let swap: Vec<Step> = rebuild(ground.slot(idle), &new).collect();
         for (number, step) in swap.iter().enumerate() {
             ground.step(idle, step).unwrap();
             let one_of_many = matches!(step, Step::PortClass { .. } | Step::Zone { .. });
@@ -92,7 +92,7 @@ fn a_process_that_ends_leaves_one_whole_policy() {
             .map(|packet| probe(&ground, &packet, &old, &new))
             .collect();
         let idle = SlotIndex::of(ground.active).other();
-        let swap = rebuild(ground.slot(idle), &new);
+        let swap: Vec<Step> = rebuild(ground.slot(idle), &new).collect();
         for step in &swap[..swap.len() / 3 * (round + 1)] {
             ground.step(idle, step).unwrap();
         }
@@ -106,7 +106,8 @@ fn a_process_that_ends_leaves_one_whole_policy() {
             );
         }
         // The next process finishes what it finds, whatever that is.
-        for step in rebuild(ground.slot(idle), &new) {
+        let rest: Vec<Step> = rebuild(ground.slot(idle), &new).collect();
+        for step in rest {
             ground.step(idle, &step).unwrap();
         }
         ground.activate(idle, &new).unwrap();
@@ -210,7 +211,7 @@ fn every_part_that_is_written_is_read_back() {
         let new = compile(&policy, &names, &host, &mut ledger).expect("it fits").tables;
         for slot in [SlotIndex::First, SlotIndex::Second] {
             for tables in [&new, &SlotTables::default(), &new] {
-                let steps = rebuild(ground.slot(slot), tables);
+                let steps: Vec<Step> = rebuild(ground.slot(slot), tables).collect();
                 for part in steps.chunks(steps.len() / 4 + 1) {
                     for step in part {
                         ground.step(slot, step).unwrap();

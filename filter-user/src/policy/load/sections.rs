@@ -7,6 +7,7 @@ use std::{
     ops::Range,
 };
 
+use filter_common::wire::{MAX_CELLS, MAX_FLOWS, MAX_NICS};
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -15,13 +16,13 @@ use super::{
     reader::{Entry, Report, Section, TomlFile, did_you_mean, nearest},
     services,
     values::{
-        NIC_HELP, PREFIX_HELP, filled, label, nic, nic_list, nonempty, note, port_list, ports,
-        prefix_member, rule_destinations,
+        NIC_HELP, PREFIX_HELP, bound, filled, label, nic, nic_list, nonempty, note, port_list,
+        ports, prefix_member, rule_destinations,
     },
 };
 use crate::policy::{
     Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Mode, NicName,
-    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, XdpMode,
+    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, TableSizes, XdpMode,
     special::{Share, Shares, unicast_shares},
 };
 
@@ -59,8 +60,11 @@ pub(super) struct Mention {
     pub(super) subject: String,
 }
 
-const MOST_NICS: usize = filter_common::wire::MAX_NICS as usize;
+const MOST_NICS: usize = MAX_NICS as usize;
 const TABLES: [&str; 6] = ["gateway", "dns", "management", "source", "rule", "inbound"];
+/// Fewer would save no memory worth it.
+const LEAST_FLOWS: u32 = 1 << 10;
+const LEAST_CELLS: u32 = 1 << 12;
 const GUARD_HELP: &str = "name the prefixes of the administrators";
 
 /// On which side a NIC that something names may be.
@@ -202,7 +206,17 @@ impl Collector {
 
     fn gateway(&mut self, section: &Section<'_>, report: &mut Report) {
         section.only(
-            &["inside", "outside", "ignore", "xdp_mode", "mode", "deny", "on_change"],
+            &[
+                "inside",
+                "outside",
+                "ignore",
+                "xdp_mode",
+                "mode",
+                "deny",
+                "on_change",
+                "max_flows",
+                "max_grant_cells",
+            ],
             report,
         );
         let mut seen: BTreeMap<NicName, (&str, Origin)> = BTreeMap::new();
@@ -252,6 +266,15 @@ impl Collector {
         let mode = section.get("mode").and_then(|entry| entry.choice(&modes, report));
         let deny = section.get("deny").and_then(|entry| entry.choice(&denials, report));
         let on_change = section.get("on_change").and_then(|entry| entry.choice(&changes, report));
+        let mut size = |key, least, most, usual| {
+            let entry = section.get(key);
+            entry.and_then(|entry| bound(&entry, &(least..=most), report)).unwrap_or(usual)
+        };
+        let usual = TableSizes::default();
+        let sizes = TableSizes {
+            flows: size("max_flows", LEAST_FLOWS, MAX_FLOWS, usual.flows),
+            grant_cells: size("max_grant_cells", LEAST_CELLS, MAX_CELLS, usual.grant_cells),
+        };
         self.gateway = Some(Gateway {
             inside,
             outside,
@@ -260,6 +283,7 @@ impl Collector {
             mode: mode.unwrap_or_default(),
             deny: deny.unwrap_or_default(),
             on_change: on_change.unwrap_or_default(),
+            sizes,
             origin: section.origin.clone(),
         });
     }

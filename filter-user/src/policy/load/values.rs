@@ -299,6 +299,8 @@ pub(super) fn rule_destinations(
         seen.insert(destination.clone(), member.origin());
         destinations.push((destination, member.origin()));
     }
+    // A list that grows has room for twice as many, and these stay.
+    destinations.shrink_to_fit();
     destinations
 }
 

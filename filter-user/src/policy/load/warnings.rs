@@ -39,15 +39,14 @@ struct Terms<'a> {
 struct Entry<'a> {
     rule: &'a Rule,
     /// The place of the rule, then the place in it.
-    place: (usize, usize),
-    terms: usize,
-    origin: &'a Origin,
+    place: (u32, u32),
+    terms: u32,
 }
 
 /// The terms of all rules, each once, and which are within which.
 struct AllTerms<'a> {
-    numbers: BTreeMap<Terms<'a>, usize>,
-    known: BTreeMap<(usize, usize, Of), bool>,
+    numbers: BTreeMap<Terms<'a>, u32>,
+    known: BTreeMap<(u32, u32, Of), bool>,
     list: Vec<Terms<'a>>,
 }
 
@@ -62,10 +61,12 @@ enum Of {
 pub(super) fn check(policy: &Policy, report: &mut Report) {
     guard(policy, report);
     let mut terms = AllTerms { numbers: BTreeMap::new(), known: BTreeMap::new(), list: Vec::new() };
-    let mut prefixes: Vec<(IpNet, Entry<'_>)> = Vec::new();
+    // Of a million, a list that grows takes twice as much.
+    let most = policy.enabled_rules().map(|rule| rule.to.len()).sum();
+    let mut prefixes: Vec<(IpNet, Entry<'_>)> = Vec::with_capacity(most);
     let mut names: Vec<(&NamePattern, Entry<'_>)> = Vec::new();
-    let mut rules: BTreeMap<(usize, BTreeSet<&Destination>), &Rule> = BTreeMap::new();
-    for (place, rule) in policy.enabled_rules().enumerate() {
+    let mut rules: BTreeMap<(u32, BTreeSet<&Destination>), &Rule> = BTreeMap::new();
+    for (place, rule) in (0..).zip(policy.enabled_rules()) {
         single(rule, report);
         if policy.dns.upstream.is_empty() {
             unresolvable(rule, report);
@@ -82,8 +83,8 @@ pub(super) fn check(policy: &Policy, report: &mut Report) {
                 free.insert(rule);
             }
         }
-        for (at, (destination, origin)) in rule.to.iter().enumerate() {
-            let entry = Entry { rule, place: (place, at), terms: number, origin };
+        for (at, (destination, _)) in (0..).zip(&rule.to) {
+            let entry = Entry { rule, place: (place, at), terms: number };
             match destination {
                 Destination::Prefix(prefix) => prefixes.push((*prefix, entry)),
                 Destination::Name(name) => names.push((name, entry)),
@@ -293,8 +294,8 @@ fn covered(
         if entry.place.0 == by.place.0 { String::new() } else { format!(" of {}", title(by.rule)) };
     report.warning(
         Kind::Covered,
-        entry.origin,
-        format!("{}: {narrow} is covered by {wide}{of} ({})", title(entry.rule), by.origin),
+        entry.origin(),
+        format!("{}: {narrow} is covered by {wide}{of} ({})", title(entry.rule), by.origin()),
         help,
     );
 }
@@ -307,12 +308,12 @@ fn listed_again(
 ) {
     report.warning(
         Kind::Duplicate,
-        entry.origin,
+        entry.origin(),
         format!(
             "{}: {destination} is already allowed by {} ({}), for these clients and ports",
             title(entry.rule),
             title(other.rule),
-            other.origin
+            other.origin()
         ),
         "remove it here",
     );
@@ -346,10 +347,21 @@ fn title(rule: &Rule) -> String {
     format!("rule \"{}\"", rule.name)
 }
 
+// === impl Entry ===
+
+impl<'a> Entry<'a> {
+    /// Where it stands.
+    fn origin(&self) -> &'a Origin {
+        let (_, at) = self.place;
+        let at = usize::try_from(at).ok().and_then(|at| self.rule.to.get(at));
+        at.map_or(&self.rule.origin, |(_, origin)| origin)
+    }
+}
+
 // === impl AllTerms ===
 
 impl<'a> AllTerms<'a> {
-    fn number(&mut self, rule: &'a Rule) -> usize {
+    fn number(&mut self, rule: &'a Rule) -> u32 {
         let terms = Terms {
             from: match &rule.from {
                 Clients::Any => None,
@@ -358,7 +370,7 @@ impl<'a> AllTerms<'a> {
             ports: &rule.ports,
             private: rule.private == SpecialPurpose::Allowed,
         };
-        let next = self.list.len();
+        let next = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry(terms).or_insert(next);
         if number == next {
             self.list.push(terms);
@@ -372,7 +384,8 @@ impl<'a> AllTerms<'a> {
         if narrow == wide {
             return true;
         }
-        let (Some(less), Some(more)) = (self.list.get(narrow), self.list.get(wide)) else {
+        let terms = |number: u32| self.list.get(usize::try_from(number).ok()?);
+        let (Some(less), Some(more)) = (terms(narrow), terms(wide)) else {
             return false;
         };
         *self.known.entry((narrow, wide, of)).or_insert_with(|| {
