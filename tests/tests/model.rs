@@ -13,8 +13,8 @@ use filter_common::{
 };
 use filter_user::{
     compile::{
-        ClientGroup, Compiled, CounterLedger, Edit, Host, MatchKey, RuleSet, SlotTables, Via, View,
-        apply, compile, plan_names, plan_sweep, rebuild,
+        ClientGroup, Compiled, CounterLedger, Edit, Host, MatchKey, RuleSet, SlotTables, Step, Via,
+        View, apply, compile, plan_names, plan_sweep, rebuild,
     },
     names::Snapshot,
     policy::Policy,
@@ -93,7 +93,8 @@ fn a_difference_leads_to_the_new_tables() {
         let (policy, names, host) = random_policy(seed);
         let mut ledger = CounterLedger::default();
         let new = compile(&policy, &names, &host, &mut ledger).expect("it fits").tables;
-        for step in rebuild(&idle, &new) {
+        let steps: Vec<Step> = rebuild(&idle, &new).collect();
+        for step in steps {
             apply(&mut idle, &step);
         }
         assert_eq!(idle, new, "seed {seed}");

@@ -96,7 +96,7 @@ impl World {
                 [] => Clients::Any,
                 groups => Clients::Groups(groups.iter().map(|name| label(name)).collect()),
             },
-            to: to.iter().map(destination).map(|to| (to, origin(100))).collect(),
+            to: to.iter().map(destination).map(|to| (to, 100)).collect(),
             ports: Ports { tcp: ports(tcp), ..Ports::default() },
             state: RuleState::Enabled,
             note: None,
