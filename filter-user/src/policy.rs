@@ -256,8 +256,8 @@ pub struct Rule {
     pub name: Label,
     /// The clients it holds for.
     pub from: Clients,
-    /// The destinations, never empty, each with the line it stands on.
-    pub to: Vec<(Destination, Origin)>,
+    /// The destinations, never empty, each with the line of the rule's file that it stands on.
+    pub to: Vec<(Destination, u32)>,
     /// What is allowed there.
     pub ports: Ports,
     /// Whether it takes part.
@@ -350,6 +350,17 @@ pub struct Inbound {
     pub note: Option<String>,
     /// Where it stands.
     pub origin: Origin,
+}
+
+// === impl Rule ===
+
+impl Rule {
+    /// Where something of it stands, by its line: there may be a million destinations, so that each
+    /// has no more than that.
+    #[must_use]
+    pub fn at_line(&self, line: u32) -> Origin {
+        Origin { file: self.origin.file.clone(), line }
+    }
 }
 
 // === impl TableSizes ===

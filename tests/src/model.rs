@@ -771,7 +771,7 @@ impl Random {
                 }
                 _ => Destination::Prefix(random.destination_prefix()),
             };
-            (destination, origin(100 + index))
+            (destination, 100 + index)
         });
         let protocols = PROTOCOLS.iter().filter(|_| self.below(4) == 0);
         let protocols = protocols.filter_map(|number| IpProtocol::try_from(*number).ok()).collect();

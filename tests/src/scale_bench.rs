@@ -142,7 +142,7 @@ pub fn measure(prefixes: u32) -> Result<Measured> {
     check.arg("check").arg("--json").arg("--config").arg(gateway.configuration());
     let (check, checked) = watched(&mut check)?;
     let checked: Value = serde_json::from_str(&checked).context("what `sluice check` prints")?;
-    ensure!(checked.get("ok") == Some(&Value::Bool(true)), "check refuses: {}", checked["errors"]);
+    ensure!(checked.get("ok") == Some(&Value::Bool(true)), "check refuses: {checked}");
     let port_sets = checked.pointer("/counts/port_sets").and_then(Value::as_u64).unwrap_or(0);
     let bytes_of = |what: &str| checked.pointer(what).and_then(Value::as_u64).unwrap_or(0);
     let foretold_kib =
@@ -199,6 +199,9 @@ pub fn measure(prefixes: u32) -> Result<Measured> {
     })
 }
 
+/// A row of the report: its head, and what stands there for a measurement.
+type Row<'a> = (&'a str, &'a dyn Fn(&Measured) -> String);
+
 /// What was measured, as a page.
 ///
 /// # Errors
@@ -214,7 +217,7 @@ pub fn report(measured: &[Measured]) -> Result<Report> {
     );
     let seconds = |ms: u128| format!("{:.2}", ms as f64 / 1e3);
     let mib = |kib: u64| (kib / 1024).to_string();
-    let rows: [(&str, &dyn Fn(&Measured) -> String); 20] = [
+    let rows: [Row<'_>; 20] = [
         ("groups", &|one| one.groups.to_string()),
         ("rules", &|one| one.rules.to_string()),
         ("port sets", &|one| one.port_sets.to_string()),
@@ -237,7 +240,7 @@ pub fn report(measured: &[Measured]) -> Result<Report> {
         ("verdicts as they must be", &|one| one.questions.to_string()),
     ];
     let prefixes = measured.iter().map(|one| format!("{} prefixes", one.prefixes));
-    let cells = |(what, cell): (&str, &dyn Fn(&Measured) -> String)| {
+    let cells = |(what, cell): Row<'_>| {
         [what.to_owned()].into_iter().chain(measured.iter().map(cell)).collect()
     };
     report.table(Table {

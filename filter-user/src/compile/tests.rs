@@ -96,7 +96,7 @@ impl World {
                 [] => Clients::Any,
                 groups => Clients::Groups(groups.iter().map(|name| label(name)).collect()),
             },
-            to: to.iter().map(destination).map(|to| (to, origin(100))).collect(),
+            to: to.iter().map(destination).map(|to| (to, 100)).collect(),
             ports: Ports { tcp: ports(tcp), ..Ports::default() },
             state: RuleState::Enabled,
             note: None,
@@ -589,9 +589,13 @@ fn too_many_grants_and_classes() {
     assert_eq!(
         error.to_string(),
         "the policy needs 276351 grant cells (1101 grants x 251 client classes), the tables hold \
-         262144: let fewer rules overlap on a destination, or fewer groups overlap on a client"
+         262144: raise [gateway] max_grant_cells, or let fewer rules overlap on a destination, or \
+         fewer groups on a client"
     );
     assert_eq!(world.ledger, before);
+    world.policy.gateway.sizes.grant_cells = 300_000;
+    world.compile();
+    world.policy.gateway.sizes = TableSizes::default();
     world.policy.rules.truncate(1000);
     world.compile();
 }

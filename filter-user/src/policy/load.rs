@@ -221,18 +221,18 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
         return notes;
     }
     for rule in policy.enabled_rules() {
-        let mut wildcards = rule.to.iter().filter_map(|(destination, origin)| match destination {
-            Destination::Name(NamePattern::Wildcard(pattern)) => Some((pattern, origin)),
+        let mut wildcards = rule.to.iter().filter_map(|(destination, line)| match destination {
+            Destination::Name(NamePattern::Wildcard(pattern)) => Some((pattern, *line)),
             _ => None,
         });
-        let Some((first, origin)) = wildcards.next() else { continue };
+        let Some((first, line)) = wildcards.next() else { continue };
         let more = match wildcards.count() {
             0 => format!("the wildcard name {first}"),
             others => format!("{} wildcard names, from {first} on,", others + 1),
         };
         notes.push(Diagnostic {
             kind: Kind::NotEnforced,
-            origin: Some(origin.clone()),
+            origin: Some(rule.at_line(line)),
             message: format!(
                 "rule \"{}\": {more} can't be enforced without a forwarder",
                 rule.name
@@ -581,8 +581,7 @@ note = "for the admins"
         let rule = &policy.rules[0];
         assert_eq!(rule.origin.to_string(), "policy.d/a.toml:3");
         assert!(matches!(&rule.from, Clients::Groups(groups) if groups.len() == 1));
-        let to: Vec<String> =
-            rule.to.iter().map(|(to, origin)| format!("{} {to}", origin.line)).collect();
+        let to: Vec<String> = rule.to.iter().map(|(to, line)| format!("{line} {to}")).collect();
         assert_eq!(
             to,
             [

@@ -268,11 +268,11 @@ pub(super) fn rule_destinations(
     state: RuleState,
     broad: bool,
     report: &mut Report,
-) -> Vec<(Destination, Origin)> {
+) -> Vec<(Destination, u32)> {
     let help =
         "write to = [\"www.example.com\"]: names, wildcards, addresses, prefixes or \"self\"";
     let Some(entry) = section.need("to", help, report) else { return Vec::new() };
-    let mut destinations: Vec<(Destination, Origin)> = Vec::new();
+    let mut destinations: Vec<(Destination, u32)> = Vec::new();
     let mut seen: BTreeMap<Destination, Origin> = BTreeMap::new();
     for member in nonempty(&entry, help, help, report) {
         let Some(text) = member.string(help, report) else { continue };
@@ -297,7 +297,7 @@ pub(super) fn rule_destinations(
             continue;
         }
         seen.insert(destination.clone(), member.origin());
-        destinations.push((destination, member.origin()));
+        destinations.push((destination, member.origin().line));
     }
     // A list that grows has room for twice as many, and these stay.
     destinations.shrink_to_fit();

@@ -126,14 +126,14 @@ fn guard(policy: &Policy, report: &mut Report) {
 
 /// What can be said of a destination by itself.
 fn single(rule: &Rule, report: &mut Report) {
-    for (destination, origin) in &rule.to {
+    for (destination, line) in &rule.to {
         match destination {
             Destination::Prefix(prefix) => {
                 let least = widest_usual(prefix);
                 if let Some(range) = special_purpose_prefix(prefix) {
                     report.warning(
                         Kind::SpecialPurpose,
-                        origin,
+                        &rule.at_line(*line),
                         format!("{}: {prefix} is a special-purpose range ({range})", title(rule)),
                         "it isn't reachable over the internet: keep it only if it is a network of \
                          your own",
@@ -141,7 +141,7 @@ fn single(rule: &Rule, report: &mut Report) {
                 } else if prefix.prefix_len() < least {
                     report.warning(
                         Kind::Wide,
-                        origin,
+                        &rule.at_line(*line),
                         format!("{}: {prefix} is wider than a /{least}", title(rule)),
                         "write the prefixes that are meant",
                     );
@@ -155,7 +155,7 @@ fn single(rule: &Rule, report: &mut Report) {
                 let suffix = pattern.covered_suffix().unwrap_or_default();
                 report.warning(
                     Kind::Broad,
-                    origin,
+                    &rule.at_line(*line),
                     format!(
                         "{}: {pattern} covers the whole public suffix {suffix:?}, where anybody \
                          can get a name",
@@ -294,7 +294,7 @@ fn covered(
         if entry.place.0 == by.place.0 { String::new() } else { format!(" of {}", title(by.rule)) };
     report.warning(
         Kind::Covered,
-        entry.origin(),
+        &entry.origin(),
         format!("{}: {narrow} is covered by {wide}{of} ({})", title(entry.rule), by.origin()),
         help,
     );
@@ -308,7 +308,7 @@ fn listed_again(
 ) {
     report.warning(
         Kind::Duplicate,
-        entry.origin(),
+        &entry.origin(),
         format!(
             "{}: {destination} is already allowed by {} ({}), for these clients and ports",
             title(entry.rule),
@@ -326,18 +326,18 @@ fn first_of_each<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<Entry<'a>>
 }
 
 fn unresolvable(rule: &Rule, report: &mut Report) {
-    let mut exact = rule.to.iter().filter_map(|(destination, origin)| match destination {
-        Destination::Name(NamePattern::Exact(name)) => Some((name, origin)),
+    let mut exact = rule.to.iter().filter_map(|(destination, line)| match destination {
+        Destination::Name(NamePattern::Exact(name)) => Some((name, *line)),
         _ => None,
     });
-    let Some((first, origin)) = exact.next() else { return };
+    let Some((first, line)) = exact.next() else { return };
     let what = match exact.count() {
         0 => format!("the name {first} can never be resolved"),
         others => format!("{} names, from {first} on, can never be resolved", others + 1),
     };
     report.warning(
         Kind::Unresolvable,
-        origin,
+        &rule.at_line(line),
         format!("{}: {what}", title(rule)),
         "add [dns] upstream with the address of a resolver",
     );
@@ -349,12 +349,12 @@ fn title(rule: &Rule) -> String {
 
 // === impl Entry ===
 
-impl<'a> Entry<'a> {
+impl Entry<'_> {
     /// Where it stands.
-    fn origin(&self) -> &'a Origin {
+    fn origin(&self) -> Origin {
         let (_, at) = self.place;
         let at = usize::try_from(at).ok().and_then(|at| self.rule.to.get(at));
-        at.map_or(&self.rule.origin, |(_, origin)| origin)
+        self.rule.at_line(at.map_or(self.rule.origin.line, |(_, line)| *line))
     }
 }
 
@@ -477,7 +477,7 @@ mod tests {
         };
         let mut lines = BTreeSet::new();
         for (i, less) in rules.iter().enumerate() {
-            for (narrow, origin) in &less.to {
+            for (narrow, line) in &less.to {
                 for (j, more) in rules.iter().enumerate() {
                     for (wide, _) in &more.to {
                         let prefix = matches!(narrow, Destination::Prefix(_));
@@ -495,7 +495,7 @@ mod tests {
                             _ => false,
                         };
                         if holds && terms_within(less, more, prefix) {
-                            lines.insert(origin.line);
+                            lines.insert(*line);
                         }
                     }
                 }
