@@ -174,6 +174,9 @@ impl IndexLayout {
 
 const _: () = assert!(size_of::<IndexLayout>() == 32 && align_of::<IndexLayout>() == 4);
 
+/// Lines of the index of a slot, 64 bytes each, where a policy needs no more.
+pub const DEFAULT_INDEX_LINES: u32 = 1 << 15;
+
 /// Changes of the index that one frame carries to the program that makes them, at most.
 pub const INDEX_CHANGES: u32 = 128;
 

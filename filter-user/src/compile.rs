@@ -65,7 +65,9 @@ pub use self::{
     edit::{Edit, NamesError, plan_names, plan_sweep},
     footprint::Footprint,
     host::{Host, HostNic},
-    index::{HostPlan, build_index, host_in_line, host_line, index_lines, plan_host},
+    index::{
+        HostPlan, build_index, host_in_line, host_line, index_lines, plan_host, wanted_index_lines,
+    },
     ledger::{CounterLedger, InvalidLedger, MATCHES, MatchKey},
     meaning::{ClientGroup, Match, Meaning, RuleIndex, RuleRef, RuleSet, Via},
     runs::Runs,

@@ -65,7 +65,8 @@ const RULES_FILE: &str = "[[rule]]\nname = \"gateway\"\nto = [\"self\"]\nudp = [
 
 /// Every program of the object; one that stands not here is a fault. `sluice_clock` runs whenever
 /// others are loaded.
-const PROGRAMS: [&str; 4] = ["sluice_clock", "sluice_egress", "sluice_inside", "sluice_outside"];
+const PROGRAMS: [&str; 5] =
+    ["sluice_clock", "sluice_egress", "sluice_index", "sluice_inside", "sluice_outside"];
 
 /// A gateway with one inside NIC, and the client behind it.
 struct Gateway {

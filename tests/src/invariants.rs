@@ -8,11 +8,12 @@ use std::net::IpAddr;
 
 use filter_common::{
     decide::{Decision, decide},
+    fast_path::fast_inside,
     flow::Workspace,
     frame::Frame,
     parse::{Address, Headers, ethertype, protocol},
     reject::{Answer, answer_to},
-    tables::{Mode, Tables},
+    tables::{Mode, Shortcuts},
     verdict::{DropReason, PassReason, Verdict},
     wire::{AUDITED, AddressPair, COUNTERS_PER_NIC, FIRST_MATCH, Grant, Permit, SlotSettings},
 };
@@ -50,9 +51,13 @@ pub struct Judged {
 }
 
 /// Judges a frame.
-pub fn judge<F: Frame + ?Sized, T: Tables>(frame: &F, tables: &T) -> Judged {
+pub fn judge<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T) -> Judged {
     let mut workspace = Workspace::default();
+    let fast = fast_inside(frame, tables);
     let decision = decide(frame, tables, &mut workspace);
+    if let Some(fast) = fast {
+        assert_eq!(fast, decision.verdict, "the fast path and the filter differ");
+    }
     let headers = workspace.headers;
     let settings = tables.settings();
     let mode = if settings.mode == SlotSettings::AUDIT { Mode::Audit } else { Mode::Enforce };

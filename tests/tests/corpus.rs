@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use filter_common::{
     egress::Side,
-    frame::Frame,
+    frame::{Frame, HostHead},
     reject::Answer,
     tables::Mode,
     verdict::{Answered, DropReason, PassReason},
@@ -297,6 +297,15 @@ impl Loaded {
 // === impl Beginning ===
 
 impl Frame for Beginning<'_> {
+    type Head<'b>
+        = HostHead<'b>
+    where
+        Self: 'b;
+
+    fn head<const N: usize>(&self) -> Option<HostHead<'_>> {
+        self.0.get(..FIRST_BUFFER).unwrap_or(self.0).head::<N>()
+    }
+
     type Anew<'b>
         = Beginning<'b>
     where

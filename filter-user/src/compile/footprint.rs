@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How much of the kernel's memory the tables take, so that it can be said before it is taken.
 
-use filter_common::wire::{
-    AddressPair, COUNTERS_PER_NIC, Counter, EVENT_RING_BYTES, FlowKey, FlowRecord, FragmentKey,
-    MAX_FRAGMENTS, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_REJECTED, PORT_CLASS_WORDS,
-    RejectBucket, SLOTS, VLANS, WRITTEN_WORDS,
+use filter_common::{
+    index::LineWords,
+    wire::{
+        AddressPair, COUNTERS_PER_NIC, Counter, DEFAULT_INDEX_LINES, EVENT_RING_BYTES, FlowKey,
+        FlowRecord, FragmentKey, IndexLayout, MAX_FRAGMENTS, MAX_KEPT_FLOWS, MAX_NICS,
+        MAX_PORT_CELLS, MAX_REJECTED, PORT_CLASS_WORDS, RejectBucket, SLOTS, VLANS, WRITTEN_WORDS,
+    },
 };
 use ipnet::IpNet;
 
-use super::tables::SlotTables;
+use super::{index::wanted_index_lines, tables::SlotTables};
 use crate::policy::TableSizes;
 
 /// Bytes of the kernel's memory.
@@ -27,6 +30,9 @@ const NODE: u64 = 40 + 8;
 /// The sizes in which the kernel gives memory out that nodes may need.
 const SLABS: [u64; 3] = [64, 96, 128];
 
+/// A line of the index.
+const LINE: usize = size_of::<LineWords>();
+
 /// An element of a hash table (`struct htab_elem` in kernel/bpf/hashtab.c), and a bucket of it.
 const ELEMENT: u64 = 48;
 const BUCKET: u64 = 16;
@@ -34,7 +40,8 @@ const BUCKET: u64 = 16;
 // === impl Footprint ===
 
 impl Footprint {
-    /// What tables of these sizes take on a machine with so many CPUs before there is any policy.
+    /// What tables of these sizes take on a machine with so many CPUs before there is any policy. What
+    /// the programs of each NIC have of their own, less than 300 KiB for each CPU, comes to it.
     #[must_use]
     pub fn fixed(sizes: TableSizes, cpus: u32) -> Self {
         let address = size_of::<AddressPair>();
@@ -44,7 +51,9 @@ impl Footprint {
             + array(SLOTS * MAX_PORT_CELLS, 4)
             + array(SLOTS * COUNTERS_PER_NIC, address)
             + array(WRITTEN_WORDS, 8)
-            + array(MAX_NICS, address);
+            + array(MAX_NICS, address)
+            + array(SLOTS * DEFAULT_INDEX_LINES, LINE)
+            + array(SLOTS, size_of::<IndexLayout>());
         let hashes = hash(sizes.flows, size_of::<FlowKey>(), size_of::<FlowRecord>())
             + hash(MAX_KEPT_FLOWS, size_of::<FlowKey>(), 8)
             + hash(MAX_FRAGMENTS, size_of::<FragmentKey>(), 8)
@@ -78,7 +87,8 @@ impl Footprint {
         let prefixes = destinations(is_v4) * node(4)
             + destinations(is_v6) * node(16)
             + sources(is_v4) * node(8)
-            + sources(is_v6) * node(20);
+            + sources(is_v6) * node(20)
+            + array(wanted_index_lines(&tables.grants) - DEFAULT_INDEX_LINES, LINE);
         Self { prefixes, ..self }
     }
 

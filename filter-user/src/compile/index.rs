@@ -13,7 +13,7 @@ use filter_common::{
         KEYS_PER_LINE, LineWords, TREE_LINES, halves, host4_line, host4_word, host6_grant,
         host6_line, keyed, top6_line,
     },
-    wire::{Grant, IndexChange, IndexLayout},
+    wire::{DEFAULT_INDEX_LINES, Grant, IndexChange, IndexLayout},
 };
 use ipnet::IpNet;
 
@@ -27,6 +27,9 @@ const SPARE_TOPS: usize = 512;
 /// together.
 const LISTED_TOPS: u64 = 4096;
 const LISTED_TOPS_IN_ALL: u64 = 65_536;
+
+/// Lines of the index of a slot at most: 2 GiB.
+const MAX_INDEX_LINES: u32 = 1 << 25;
 
 /// Where a key has its place in the table of a slot.
 type Place = (u32, u32);
@@ -71,6 +74,15 @@ pub fn build_index<E>(
     }
     layout.lines = u32::try_from(builder.next).unwrap_or(u32::MAX);
     Ok(layout)
+}
+
+/// How many lines in each slot an index has that is made for these grants, and for some more to come.
+#[must_use]
+pub fn wanted_index_lines(grants: &BTreeMap<IpNet, Grant>) -> u32 {
+    match index_lines(grants) {
+        needed if needed <= DEFAULT_INDEX_LINES => DEFAULT_INDEX_LINES,
+        needed => needed.saturating_add(needed / 4).next_multiple_of(1024).min(MAX_INDEX_LINES),
+    }
 }
 
 /// How many lines the index of these grants has.

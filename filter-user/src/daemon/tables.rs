@@ -10,7 +10,7 @@ use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, IndexLayout, MA
 use crate::{
     compile::{
         Compiled, CounterLedger, Edit, NamesError, SlotTables, Step, apply, index_lines,
-        plan_names, plan_sweep, rebuild,
+        plan_names, plan_sweep, rebuild, wanted_index_lines,
     },
     kernel::{
         PinDirectory, SharedMaps,
@@ -18,9 +18,6 @@ use crate::{
     },
     names::Changed,
 };
-
-/// Lines of the index of a slot at most: 2 GiB.
-const MAX_LINES: u32 = 1 << 25;
 
 /// Addresses that found no room in the index, after which it is built anew with more.
 const CROWDED: u32 = 2048;
@@ -103,11 +100,8 @@ impl TwoSlots {
     /// How many lines the index of these tables wants in each slot, if it has not as many as it needs.
     #[must_use]
     pub fn wanted_lines(&self, tables: &SlotTables) -> Option<u32> {
-        let needed = index_lines(&tables.grants);
-        (needed > self.maps.index_room()).then(|| {
-            // So that not every further list makes it grow again.
-            needed.saturating_add(needed / 4).next_multiple_of(1024).min(MAX_LINES)
-        })
+        let too_short = index_lines(&tables.grants) > self.maps.index_room();
+        too_short.then(|| wanted_index_lines(&tables.grants))
     }
 
     /// Makes the index longer. Until programs that were loaded before are replaced, nothing else may be

@@ -36,9 +36,6 @@ const NEXT: &str = "INDEX_NEXT";
 /// The program that changes it.
 const PROGRAM: &str = "sluice_index";
 
-/// Lines of a slot where nobody has said yet how many it needs: 2 MiB.
-pub(super) const DEFAULT_LINES: u32 = 1 << 15;
-
 /// Where the changes begin in a frame: behind an Ethernet header.
 const HEADER: usize = 14;
 

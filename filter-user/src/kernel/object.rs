@@ -17,12 +17,12 @@ use aya::{
 pub use filter_common::tables::Role;
 use filter_common::{
     egress::Side,
-    wire::{Observation, SLOTS, interface},
+    wire::{DEFAULT_INDEX_LINES, Observation, SLOTS, interface},
 };
 
 use super::{
     clock,
-    index::{DEFAULT_LINES, INDEX, pinned_lines},
+    index::{INDEX, pinned_lines},
     pins::PinDirectory,
 };
 
@@ -261,7 +261,7 @@ pub(super) fn load_object<'a>(
     match index {
         IndexPin::Usual => {
             // It counts only where the index isn't pinned yet.
-            loader.map_max_entries(INDEX, SLOTS * DEFAULT_LINES);
+            loader.map_max_entries(INDEX, SLOTS * DEFAULT_INDEX_LINES);
         }
         IndexPin::Next { lines, path } => {
             loader.map_max_entries(INDEX, SLOTS * lines).map_pin_path(INDEX, path);

@@ -4,14 +4,18 @@
 use filter_common::{egress::Side, wire::Observation};
 use filter_user::{
     compile::{CounterLedger, SlotTables, Step, View, compile, plan_names, plan_sweep, rebuild},
-    kernel::{Role, maps::SlotIndex},
+    kernel::{Instance, Role, maps::SlotIndex},
 };
+use ipnet::IpNet;
 use sluice_lab::{
-    ground::Ground,
+    ground::{Ground, judge_fast},
     model::{Packet, changed, random_change, random_packet, random_policy},
 };
 
 use crate::random::{NICS, inside};
+
+/// `XDP_PASS`.
+const XDP_PASS: u32 = 2;
 
 /// Of the steps that write port classes and zones, of which a policy may have thousands, packets
 /// are sent after every so many.
@@ -129,8 +133,9 @@ fn a_process_that_ends_leaves_one_whole_policy() {
 
 #[test]
 fn names_change_in_the_slot_in_force() {
-    let mut ground = Ground::new(NICS.map(inside), &[Role::Observing]).unwrap();
-    let (mut steps, mut judged, mut differing, mut swept) = (0, 0, 0, 0);
+    let roles = [Role::Enforcing, Role::Observing];
+    let mut ground = Ground::new(NICS.map(inside), &roles).unwrap();
+    let (mut steps, mut judged, mut differing, mut swept, mut fast) = (0, 0, 0, 0, 0);
     for seed in 0..20 {
         let (policy, mut names, host) = random_policy(700 + seed);
         let mut ledger = CounterLedger::default();
@@ -175,6 +180,7 @@ fn names_change_in_the_slot_in_force() {
                             "seed {seed}, round {round}, {step:?}: {seen:?} is neither {old:?} \
                              nor {new:?}"
                         );
+                        fast += check_fast(&mut ground, *nic, frame, &seen);
                     }
                 }
                 for Probe { nic, frame, new, .. } in &probes {
@@ -183,6 +189,7 @@ fn names_change_in_the_slot_in_force() {
                         *new,
                         "seed {seed}, round {round}"
                     );
+                    fast += check_fast(&mut ground, *nic, frame, new);
                 }
             }
             assert!(*ground.tables() == compiled.tables, "seed {seed}, round {round}");
@@ -190,6 +197,8 @@ fn names_change_in_the_slot_in_force() {
         }
     }
     println!("names: {steps} steps in force, {judged} packets between them, {differing} changed");
+    println!("names: {fast} of the packets on the fast path");
+    assert!(fast > 1000, "only {fast} on the fast path");
     assert!(differing > 20, "only {differing} packets see a difference");
     assert!(swept > 20, "only {swept} sweeps");
 }
@@ -249,4 +258,66 @@ fn probe(ground: &Ground, packet: &Packet, old: &SlotTables, new: &SlotTables) -
     let old = ground.expected(View::new(old, packet.nic.into()), Side::Inside, &frame);
     let new = ground.expected(View::new(new, packet.nic.into()), Side::Inside, &frame);
     Probe { nic: packet.nic, frame, old, new }
+}
+
+/// What the fast path does with a packet is what was observed of it, by the tries; 1 where it does
+/// anything. Such a packet leaves nothing behind that others meet.
+fn check_fast(ground: &mut Ground, nic: u8, frame: &[u8], observed: &Observation) -> u32 {
+    if judge_fast(View::new(ground.tables(), nic.into()), Side::Inside, frame).is_none() {
+        return 0;
+    }
+    let passes = ground.run(inside(nic), frame).unwrap();
+    assert_eq!(passes, observed.passes == 1, "{observed:?}, {frame:02x?}");
+    1
+}
+
+#[test]
+fn the_index_grows_and_nothing_changes() {
+    let mut ground = Ground::new([inside(0)], &[Role::Enforcing, Role::Observing]).unwrap();
+    // Policies of gateways with the one NIC that the program is loaded for.
+    let (policy, names, host) = (900..)
+        .map(random_policy)
+        .find(|(_, _, host)| host.nics.iter().map(|nic| nic.slot).eq([0]))
+        .unwrap();
+    let mut ledger = CounterLedger::default();
+    let tables = compile(&policy, &names, &host, &mut ledger).expect("it fits").tables;
+    ground.swap(&tables).unwrap();
+    let frames: Vec<Vec<u8>> =
+        (0..400).map(|number| random_packet(number, &policy, &names, &host).frame()).collect();
+    let room = ground.maps.index_room();
+    let active = SlotIndex::of(ground.active);
+    let pins = ground.pins().another();
+    ground.maps.grow_index(&pins, active, room * 2).unwrap();
+    assert_eq!(ground.maps.index_room(), room * 2);
+    assert!(ground.maps.index_layout(active).lines > 0, "what is in force is still indexed");
+    assert_eq!(ground.maps.index_layout(active.other()).flags, 0, "the rest is not known");
+
+    // Programs that look at the old index, and at the new one.
+    let mut grown = Instance::load(&pins, 0, Side::Inside, Role::Enforcing).unwrap();
+    let mut passed = 0;
+    let mut check = |ground: &mut Ground, frame: &[u8], old: bool| {
+        let expected = ground.observe(inside(0), frame).unwrap().passes == 1;
+        if judge_fast(View::new(ground.tables(), 0), Side::Inside, frame).is_none() {
+            return;
+        }
+        assert_eq!(grown.run(frame).unwrap() == XDP_PASS, expected, "{frame:02x?}");
+        if old {
+            assert_eq!(ground.run(inside(0), frame).unwrap(), expected, "{frame:02x?}");
+        }
+        passed += usize::from(expected);
+    };
+    for frame in &frames {
+        check(&mut ground, frame, true);
+    }
+    // From now on only the new one is kept.
+    let is_host = |prefix: &&IpNet| prefix.prefix_len() == prefix.max_prefix_len();
+    let hosts: Vec<IpNet> = tables.grants.keys().filter(is_host).copied().collect();
+    assert!(!hosts.is_empty());
+    for host in hosts {
+        ground.step(active, &Step::RemoveGrant(host)).unwrap();
+    }
+    for frame in &frames {
+        check(&mut ground, frame, false);
+    }
+    assert!(passed > 40, "only {passed} packets pass");
 }
