@@ -311,8 +311,10 @@ const fn mixed(value: u64) -> u32 {
     (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
+/// The lower half of a word.
 #[inline(always)]
-const fn lower(word: u64) -> u32 {
+#[must_use]
+pub const fn lower(word: u64) -> u32 {
     let [a, b, c, d, ..] = word.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }

@@ -5,6 +5,7 @@
 use aya_ebpf::programs::XdpContext;
 use filter_common::{
     frame::Frame as _,
+    index::lower,
     wire::{INDEX_CHANGES, IndexChange},
 };
 
@@ -39,8 +40,8 @@ fn make(change: IndexChange) -> Option<()> {
     unsafe {
         match action {
             IndexChange::STORE => core::ptr::write_volatile(word, value),
-            IndexChange::STORE_LOW => core::ptr::write_volatile(half(word, 0), value as u32),
-            IndexChange::STORE_HIGH => core::ptr::write_volatile(half(word, 1), value as u32),
+            IndexChange::STORE_LOW => core::ptr::write_volatile(half(word, 0), lower(value)),
+            IndexChange::STORE_HIGH => core::ptr::write_volatile(half(word, 1), lower(value)),
             IndexChange::SET => atomic::set(word, value),
             IndexChange::CLEAR => atomic::keep(word, !value),
             _ => return None,

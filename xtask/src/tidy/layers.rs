@@ -365,7 +365,7 @@ mod tests {
             ("aya", "filter-common/src/pod.rs", "filter-common/src/wire.rs"),
             ("aya", "tests/src/generator.rs", "tests/src/lib.rs"),
             ("aya_ebpf", "filter-ebpf/src/main.rs", "filter-user/src/kernel.rs"),
-            ("aya_build", "filter-user/build.rs", "filter-user/src/kernel.rs"),
+            ("aya_build", "filter-user/build/ebpf.rs", "filter-user/src/kernel.rs"),
             ("hickory_resolver", "filter-user/src/dns/client.rs", "filter-user/src/daemon.rs"),
             ("tokio_rustls", "filter-user/src/dns/tls.rs", "filter-user/src/control.rs"),
             ("clap", "filter-user/src/cli/run.rs", "filter-user/src/daemon.rs"),
