@@ -332,7 +332,10 @@ impl Daemon {
             let pinned = self.pins.nics()?;
             let (compiled, ledger) = self.compile_whole()?;
             let lines = self.slots.wanted_lines(&compiled.tables);
-            if lines.is_none() && there.iter().all(|nic| pinned.contains(nic)) {
+            // Where the index was made longer, a daemon may have ended before its programs looked at the
+            // longer one: theirs have to be replaced before anything is written for it.
+            let same_index = lines.is_none() && self.slots.has_first_index();
+            if same_index && there.iter().all(|nic| pinned.contains(nic)) {
                 // Programs of this layout are on all of them and do for the moment, while clients
                 // wait for answers: loading others takes the kernel's verifier a second and more.
                 self.put_in_force(compiled, ledger)?;

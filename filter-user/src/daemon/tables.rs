@@ -5,7 +5,9 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use filter_common::wire::{Active, COUNTERS_PER_NIC, FIRST_MATCH, IndexLayout, MAX_NICS, SLOTS};
+use filter_common::wire::{
+    Active, COUNTERS_PER_NIC, DEFAULT_INDEX_LINES, FIRST_MATCH, IndexLayout, MAX_NICS, SLOTS,
+};
 
 use crate::{
     compile::{
@@ -102,6 +104,12 @@ impl TwoSlots {
     pub fn wanted_lines(&self, tables: &SlotTables) -> Option<u32> {
         let too_short = index_lines(&tables.grants) > self.maps.index_room();
         too_short.then(|| wanted_index_lines(&tables.grants))
+    }
+
+    /// Whether the index never grew, so that all programs there are look at the same one.
+    #[must_use]
+    pub fn has_first_index(&self) -> bool {
+        self.maps.index_room() == DEFAULT_INDEX_LINES
     }
 
     /// Makes the index longer. Until programs that were loaded before are replaced, nothing else may be
