@@ -11,7 +11,7 @@ use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
@@ -76,6 +76,9 @@ pub const EVENT_WINDOW_SHIFT: u32 = 4;
 /// The word that says which slot is in force: the slot in its lowest byte, the policy's
 /// generation above. As the slot stands in a single byte, no store of the word can be seen torn
 /// between two slots.
+///
+/// In that byte stands, too, whether the slot is in force *until* a deadline only: from then on the
+/// programs take the other slot, whoever is there to change the word or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Active(pub u64);
 
@@ -98,6 +101,34 @@ impl Active {
     pub const fn generation(self) -> u64 {
         self.0 >> 8
     }
+
+    /// The same slot, until the deadline (`DEADLINE`, in ticks).
+    #[must_use]
+    pub const fn provisional(self) -> Self {
+        Self(self.0 | Self::PROVISIONAL)
+    }
+
+    /// Whether the deadline counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_provisional(self) -> bool {
+        self.0 & Self::PROVISIONAL != 0
+    }
+
+    /// The word that counts in the place of a provisional one at some tick. Once the deadline is over, it
+    /// names the other slot, and is none that user space ever writes, so that what is cached under a
+    /// word is cached for one slot. A deadline that nobody knows is over.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(self, now: u64, deadline: Option<u64>) -> Self {
+        match deadline {
+            Some(deadline) if now < deadline => self,
+            Some(_) | None => Self((self.0 ^ 1) & !Self::PROVISIONAL | Self::REVERTED),
+        }
+    }
+
+    const PROVISIONAL: u64 = 2;
+    const REVERTED: u64 = 4;
 }
 
 /// What a slot says of itself.

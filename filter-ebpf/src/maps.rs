@@ -73,6 +73,9 @@ impl GrantCell {
 /// Which slot is in force (`wire::Active`).
 #[map]
 pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(1, 0);
+/// The tick from which a slot that is in force provisionally gives way to the other one.
+#[map]
+pub(crate) static DEADLINE: Array<u64> = Array::with_max_entries(1, 0);
 /// Settings, by slot.
 #[map]
 pub(crate) static SETTINGS: Array<SlotSettings> = Array::with_max_entries(SLOTS, 0);

@@ -21,10 +21,10 @@ use crate::{
     atomic, events,
     frame::forget,
     maps::{
-        ACTIVE, CACHED_CLASSES, CELLS, CLASS_CACHE, CachedClass, FLOWS, FRAGMENTS, GRANTS4_0,
-        GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell, INDEX, KEPT_FLOWS, LAYOUTS, PORT_CELLS,
-        PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0, SOURCES6_1,
-        ZONES,
+        ACTIVE, CACHED_CLASSES, CELLS, CLASS_CACHE, CachedClass, DEADLINE, FLOWS, FRAGMENTS,
+        GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell, INDEX, KEPT_FLOWS, LAYOUTS,
+        PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0,
+        SOURCES6_1, ZONES,
     },
 };
 
@@ -59,10 +59,8 @@ impl Slot {
     /// Reads the active word, once for the packet.
     #[inline(always)]
     pub(crate) fn active(nic: u32, role: Role, constants: Constants, cell: *mut u32) -> Self {
-        let active = match ACTIVE.get_ptr(0) {
-            // SAFETY: the value is aligned and always there; volatile, so that the packet sees
-            // one word however often it is used.
-            Some(word) => Active(unsafe { core::ptr::read_volatile(word) }),
+        let active = match in_force() {
+            Some(active) => active,
             None => Active::default(),
         };
         let settings = match SETTINGS.get(active.slot()) {
@@ -75,8 +73,7 @@ impl Slot {
     /// As [`Slot::active`], for the fast path, which can do without.
     #[inline(always)]
     pub(crate) fn active_at_once(nic: u32, constants: Constants, cell: *mut u32) -> Option<Self> {
-        // SAFETY: as above.
-        let active = Active(unsafe { core::ptr::read_volatile(ACTIVE.get_ptr(0)?) });
+        let active = in_force()?;
         let settings = *SETTINGS.get(active.slot())?;
         Some(Self { active, nic, settings, role: Role::Enforcing, constants, cell })
     }
@@ -438,6 +435,21 @@ impl Slot {
         let index = u64::from(ports.0) * stride + class;
         PORT_CELLS.get(slot_index(self.active, index, MAX_PORT_CELLS)?).copied().map(Permit)
     }
+}
+
+/// The word that counts now. It is read once for a packet.
+#[inline(always)]
+fn in_force() -> Option<Active> {
+    // SAFETY: the value is aligned and always there; volatile, so that the packet sees one word however
+    // often it is used.
+    let active = Active(unsafe { core::ptr::read_volatile(ACTIVE.get_ptr(0)?) });
+    if !active.is_provisional() {
+        return Some(active);
+    }
+    // SAFETY: as above.
+    let deadline = DEADLINE.get_ptr(0).map(|tick| unsafe { core::ptr::read_volatile(tick) });
+    // SAFETY: the helper takes nothing.
+    Some(active.at(unsafe { bpf_jiffies64() }, deadline))
 }
 
 /// The index of an entry of the active slot in an array that holds both slots; `None` where the

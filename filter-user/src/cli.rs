@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line. One file per command; each returns its exit status.
 
+mod allow;
+mod apply;
 mod check;
 mod detach;
 mod diff;
@@ -8,6 +10,7 @@ mod drops;
 mod explain;
 mod flows;
 mod import;
+mod metrics;
 mod names;
 mod output;
 mod reload;
@@ -15,6 +18,7 @@ mod resolve;
 mod rules;
 mod run;
 mod status;
+mod values;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -46,7 +50,7 @@ enum Command {
     /// One screen about what is in force
     Status(QueryArgs),
     /// The rules, and what each let through
-    Rules(QueryArgs),
+    Rules(rules::RulesArgs),
     /// The names of the policy, and the addresses they have
     Names(names::NamesArgs),
     /// Look a name up now, and tell what would be learned and what not
@@ -59,6 +63,18 @@ enum Command {
     Flows(flows::FlowsArgs),
     /// Read the configuration again
     Reload(reload::ReloadArgs),
+    /// Put the policy of a directory in force, for good or until it is confirmed
+    Apply(apply::ApplyArgs),
+    /// Keep a policy that waits to be confirmed
+    Confirm(apply::ConfirmArgs),
+    /// Go back to an earlier policy
+    Rollback(apply::RollbackArgs),
+    /// Allow something beside the policy, for some time or until it is revoked
+    Allow(allow::AllowArgs),
+    /// Take back what was allowed beside the policy
+    Revoke(allow::RevokeArgs),
+    /// Everything that is counted, as OpenMetrics
+    Metrics(metrics::MetricsArgs),
     /// Take the filter off every NIC and remove its pins
     Detach(detach::DetachArgs),
 }
@@ -107,6 +123,12 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Confirm(args) => apply::confirm(&args),
+        Command::Rollback(args) => apply::rollback(&args),
+        Command::Allow(args) => allow::run(args),
+        Command::Revoke(args) => allow::revoke(&args),
+        Command::Metrics(args) => metrics::run(&args),
         Command::Detach(args) => detach::run(&args),
     };
     match result {

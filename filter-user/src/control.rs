@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The control socket: every command but `run`, `check`, `import` and `detach` is its client.
+//! The control socket: HTTP with JSON over a unix socket. Every command that is about a running daemon
+//! is its client, and can do nothing that other clients can't.
 //!
-//! A client sends one request as a line of JSON and gets one reply as a line of JSON; `drops`
-//! gets a line for each sample until it closes the connection.
+//! Who may open the socket may read: root, and the members of the group `sluice`. Only root may
+//! change anything. `GET /v1/openapi.json` describes it.
 
+pub mod api;
 pub mod client;
 pub mod pattern;
 pub mod protocol;
@@ -11,3 +13,6 @@ pub mod server;
 
 /// Where the socket is unless the command line says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/sluice/control.sock";
+
+/// The group whose members may read.
+pub const GROUP: &str = "sluice";

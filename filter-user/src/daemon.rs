@@ -5,18 +5,29 @@
 //! the next one adopts what it finds.
 
 mod absence;
+mod answers;
+mod changes;
+mod complaints;
 mod flows;
 mod forwarding;
+mod history;
 mod interception;
 mod judge;
+mod kept;
+mod live;
+mod metrics;
 mod naming;
 pub mod nics;
 mod pace;
+mod permissions;
+mod preview;
 mod reload;
 mod replies;
+mod seal;
 pub mod state;
 mod suitable;
 pub mod tables;
+mod usage;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +36,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use filter_common::{egress::Side, wire::AddressPair};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipnet::IpNet;
@@ -39,24 +50,31 @@ use tokio::{
 
 use self::{
     absence::{Absences, News},
+    changes::Provisional,
     flows::Sweeping,
     forwarding::{Forwarding, Resolvers},
+    history::History,
     interception::Redirecting,
+    kept::Kept,
+    live::LiveAllows,
+    metrics::MetricsListeners,
     naming::Restored,
     nics::Attached,
     pace::{Pace, Reading},
+    reload::{Deadline, Term},
     state::{Saved, StateDirectory},
     tables::{Found, Swept, TwoSlots},
+    usage::UsageBook,
 };
 use crate::{
     compile::{CapacityError, Compiled, CounterLedger, Edit, Footprint, Host, MATCHES, compile},
     control::{
-        protocol::{Drop, Flushed, ReloadRequest, Reply, Request},
-        server::{Call, Server},
+        protocol::{Drop, ReloadRequest},
+        server::{Answer as Replied, Caller, Server},
     },
     dns::Resolver,
     kernel::{
-        AttachedMode, Attachment, Events, Instance, PinDirectory, SharedMaps,
+        Attachment, Events, Instance, PinDirectory, SharedMaps,
         clock::TickClock,
         events::DropSample,
         maps::Provenance,
@@ -68,8 +86,8 @@ use crate::{
     },
     names::{Answer, Changed, LookupFailure, NameCache, Settings, Wanted},
     policy::{
-        Fqdn, NicName, Policy, XdpMode,
-        load::{Loaded, load, not_enforced, summed_up},
+        Fqdn, NicName, Policy,
+        load::{Diagnostic, Loaded},
     },
 };
 
@@ -95,7 +113,8 @@ pub struct Options {
 type Lookup = BoxFuture<'static, (Fqdn, Result<Answer, LookupFailure>)>;
 
 /// A look-up that somebody asked for, and where its result is wanted.
-type Resolving = BoxFuture<'static, (Fqdn, Result<Answer, LookupFailure>, oneshot::Sender<String>)>;
+type Resolving =
+    BoxFuture<'static, (Fqdn, Result<Answer, LookupFailure>, oneshot::Sender<Replied>)>;
 
 /// The daemon's state; one task owns it.
 #[derive(Debug)]
@@ -103,7 +122,7 @@ struct Daemon {
     options: Options,
     started: Instant,
     policy: Policy,
-    warnings: Vec<String>,
+    config_warnings: Vec<Diagnostic>,
     config_error: Option<String>,
     /// Why the tables in force are not what they should be, if so. It is tried again.
     tables_error: Option<String>,
@@ -135,6 +154,15 @@ struct Daemon {
     lookups: FuturesUnordered<Lookup>,
     resolving: FuturesUnordered<Resolving>,
     state: StateDirectory,
+    history: History,
+    /// Why the history isn't whole, if so.
+    history_problem: Option<String>,
+    live: LiveAllows,
+    /// What of them is not in force, and why, if so.
+    live_problem: Option<String>,
+    provisional: Option<Provisional>,
+    metrics_listeners: MetricsListeners,
+    usage: UsageBook,
     pins: PinDirectory,
     observers: BTreeMap<u8, Instance>,
     drops: broadcast::Sender<Drop>,
@@ -169,14 +197,8 @@ pub async fn run(options: Options) -> Result<()> {
     };
     check_privileges()?;
     raise_file_limit();
-    let mut loaded = load(&options.config).map_err(|errors| {
-        let kept = if PinDirectory::is_in_use(&options.pins) {
-            "; the policy that an earlier daemon left stays in force"
-        } else {
-            ""
-        };
-        anyhow!("the configuration in {} is broken{kept}:\n{errors}", options.config.display())
-    })?;
+    let state = StateDirectory::create(&options.state)?;
+    let (kept, mut loaded, to_be_kept) = Kept::read(&state, &options)?;
     let mut netlink = Netlink::connect()?;
     // Before the first reading, so that nothing can change between the two unnoticed.
     let changes = watch::changes()?;
@@ -198,7 +220,8 @@ pub async fn run(options: Options) -> Result<()> {
         Err(error) => return Err(abandon(pins, fresh, error)),
     };
     loaded.take_sizes(maps.sizes());
-    let prepared = Daemon::prepare(options, loaded, netlink, host_state, pins, (maps, provenance));
+    let maps = (maps, provenance);
+    let prepared = Daemon::prepare(options, loaded, netlink, host_state, pins, maps, (state, kept));
     let mut daemon = match prepared {
         Ok(daemon) => daemon,
         Err((pins, error)) => return Err(abandon(pins, fresh, error)),
@@ -206,6 +229,9 @@ pub async fn run(options: Options) -> Result<()> {
     if let Err(error) = daemon.start().await {
         nics::restore_tags(&daemon.tags);
         return Err(abandon(daemon.pins, fresh, error));
+    }
+    if let Some((incoming, to_be_kept)) = to_be_kept {
+        daemon.keep_in_history(incoming, to_be_kept);
     }
     daemon.serve(server, events, changes, signals).await
 }
@@ -239,10 +265,10 @@ impl Daemon {
         host_state: HostState,
         pins: PinDirectory,
         (maps, provenance): (SharedMaps, Provenance),
+        (state, kept): (StateDirectory, Kept),
     ) -> Result<Self, (PinDirectory, anyhow::Error)> {
         let assemble = || -> Result<_> {
             let (mut slots, found) = TwoSlots::open(maps, provenance)?;
-            let state = StateDirectory::create(&options.state)?;
             let ledger = match (found, state.ledger()) {
                 // Counters that nothing counts at yet belong to nobody.
                 (Found::Nothing, _) => CounterLedger::default(),
@@ -263,18 +289,19 @@ impl Daemon {
             let forwarding = Forwarding::default();
             let counters = Arc::clone(&forwarding.counters);
             let resolver = Resolver::new(&dns.upstream, dns.tls_ca.as_deref(), counters)?;
-            Ok((slots, clock, state, ledger, nics, resolver, forwarding))
+            Ok((slots, clock, ledger, nics, resolver, forwarding))
         };
-        let (slots, clock, state, ledger, nics, resolver, forwarding) = match assemble() {
+        let (slots, clock, ledger, nics, resolver, forwarding) = match assemble() {
             Ok(assembled) => assembled,
             Err(error) => return Err((pins, error)),
         };
         let Loaded { policy, warnings } = loaded;
         let seed = u64::from(std::process::id());
         let (drops, _) = broadcast::channel(DROP_BACKLOG);
+        let usage = UsageBook::load(&state);
         let mut daemon = Self {
             started: Instant::now(),
-            warnings: summed_up(&warnings),
+            config_warnings: warnings,
             config_error: None,
             tables_error: None,
             nic_errors: BTreeMap::new(),
@@ -302,6 +329,13 @@ impl Daemon {
             resolving: FuturesUnordered::new(),
             policy,
             state,
+            history: kept.history,
+            history_problem: kept.history_problem,
+            live: kept.live,
+            live_problem: kept.live_problem,
+            provisional: None,
+            metrics_listeners: MetricsListeners::default(),
+            usage,
             pins,
             options,
             observers: BTreeMap::new(),
@@ -310,6 +344,7 @@ impl Daemon {
         };
         daemon.names.set_own(own_prefixes(&daemon.host));
         daemon.names.set_wanted(Arc::new(Wanted::from(&daemon.policy)), Instant::now());
+        daemon.usage.follow(&daemon.policy);
         daemon.restored = daemon.restore_names();
         Ok(daemon)
     }
@@ -458,12 +493,35 @@ impl Daemon {
 
     /// Saves what the counters mean, then swaps slots. On an error nothing has changed.
     fn put_in_force(&mut self, compiled: Compiled, ledger: CounterLedger) -> Result<()> {
+        self.put_in_force_for(compiled, ledger, Term::ForGood).map(|_no_deadline| ())
+    }
+
+    /// As [`Self::put_in_force`], for good or for some time.
+    fn put_in_force_for(
+        &mut self,
+        compiled: Compiled,
+        ledger: CounterLedger,
+        term: Term,
+    ) -> Result<Option<Deadline>> {
         self.save_ledger(&ledger)?;
         tell_of_memory(self.fixed_footprint().with(&compiled.tables));
-        self.slots.swap(compiled)?;
+        let deadline = match term {
+            Term::ForGood => {
+                self.slots.swap(compiled)?;
+                None
+            }
+            Term::Until(time) => {
+                let now = self.clock.now()?;
+                let ticks = time.as_secs().saturating_mul(now.hertz);
+                let deadline =
+                    Deadline { end: Instant::now() + time, tick: now.now.saturating_add(ticks) };
+                self.slots.swap_until(compiled, deadline.tick)?;
+                Some(deadline)
+            }
+        };
         self.ledger = ledger;
         self.retire_counters();
-        Ok(())
+        Ok(deadline)
     }
 
     /// The kernel's memory that the tables take without any policy.
@@ -521,6 +579,8 @@ impl Daemon {
         mut signals: Signals,
     ) -> Result<()> {
         let (calls, mut inbox) = mpsc::channel(64);
+        self.metrics_listeners.set_calls(calls.clone());
+        self.metrics_listeners.follow(&self.policy.metrics.listen).await;
         let serving = tokio::spawn(server.serve(calls, self.drops.clone()));
         let mut retry = interval(RETRY_INTERVAL);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -537,11 +597,11 @@ impl Daemon {
 
         loop {
             self.start_lookups();
-            let wakeup = self
-                .names
-                .next_wakeup()
-                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let far = Instant::now() + Duration::from_secs(3600);
+            let wakeup = self.names.next_wakeup().unwrap_or(far);
             let reading = self.pace.next();
+            let allow_end = self.next_allow_end().unwrap_or(far);
+            let provisional_end = self.provisional.as_ref().map_or(far, Provisional::end);
             tokio::select! {
                 Some((name, answer)) = self.lookups.next(), if !self.lookups.is_empty() => {
                     let mut changed = self.take_answer(&name, answer);
@@ -558,7 +618,7 @@ impl Daemon {
                 Some(heard) = self.forwarding.inbox.recv() => self.hear(heard),
                 Some((name, answer, reply)) = self.resolving.next(), if !self.resolving.is_empty() => {
                     // A client that went away doesn't want its answer any more.
-                    drop(reply.send(line(Ok(self.resolved(&name, answer)))));
+                    drop(reply.send(Replied::new(Ok(self.resolved(&name, answer)))));
                 }
                 Some(call) = inbox.recv() => self.answer_call(call).await,
                 result = events.read(|sample| samples.push(sample)) => {
@@ -568,10 +628,13 @@ impl Daemon {
                     }
                 }
                 Some(()) = changes.recv() => self.pace.changed(Instant::now()),
+                () = sleep_until(allow_end.into()) => self.end_allows().await,
+                () = sleep_until(provisional_end.into()) => self.give_up_provisional().await,
                 () = sleep_until(reading.into()) => self.read_host().await,
                 _ = retry.tick() => self.try_again().await,
                 _ = signals.hangup.recv() => {
-                    if let Err(error) = self.reload(&ReloadRequest::default()).await {
+                    let caller = Caller::itself();
+                    if let Err(error) = self.reload(&ReloadRequest::default(), &caller).await {
                         tracing::error!("{error:#}");
                     }
                 }
@@ -587,6 +650,7 @@ impl Daemon {
             tracing::error!(%error, "the control socket's task ended badly");
         }
         self.save_names().await;
+        self.save_usage();
         tracing::info!("stopped; the policy stays in force (`sluice detach` takes it off)");
         Ok(())
     }
@@ -631,19 +695,30 @@ impl Daemon {
         self.replace_tables()
     }
 
-    /// Edits the slot in force.
+    /// Edits the slot in force, and what may come back in its place.
     fn edit_names(&mut self, changed: &Changed) -> Result<()> {
         let edit = self.slots.plan_names(changed, &self.ledger)?;
-        self.edit_tables(edit)
+        self.edit_tables(edit)?;
+        if let Some(edit) = self.slots.plan_fallback_names(changed, &self.ledger)? {
+            self.count_for(&edit)?;
+            self.slots.edit_fallback_names(edit)?;
+        }
+        Ok(())
     }
 
     /// Saves what the counters mean, then edits the slot in force.
     fn edit_tables(&mut self, edit: Edit) -> Result<()> {
+        self.count_for(&edit)?;
+        self.slots.edit_names(edit)
+    }
+
+    /// Saves what the counters of an edit mean.
+    fn count_for(&mut self, edit: &Edit) -> Result<()> {
         if let Some(ledger) = edit.count(&self.ledger) {
             self.save_ledger(&ledger)?;
             self.ledger = ledger;
         }
-        self.slots.edit_names(edit)
+        Ok(())
     }
 
     /// Clears rows that nothing leads to, and gives back the counters that were theirs.
@@ -674,10 +749,13 @@ impl Daemon {
             self.read_host().await;
         }
         self.open_listeners();
+        self.metrics_listeners.follow(&self.policy.metrics.listen).await;
         self.sweep_flows();
         self.sweep_tables();
+        self.note_usage();
         self.watch_interception();
-        if self.tables_error.is_some() || self.slots.is_crowded() {
+        let is_crowded = self.slots.is_crowded() && self.provisional.is_none();
+        if self.tables_error.is_some() || is_crowded {
             let result = self.replace_tables();
             self.tables_updated(result);
         }
@@ -764,98 +842,6 @@ impl Daemon {
         })
     }
 
-    fn all_warnings(&self) -> Vec<String> {
-        let mut warnings = self.warnings.clone();
-        warnings.extend(suitable::unmentioned(&self.policy, &self.host_state));
-        let wanted = self.policy.gateway.xdp_mode;
-        for attachment in &self.attachments {
-            let nic = &attachment.nic.name;
-            match (wanted, nics::attached_mode(attachment, &self.host_state)) {
-                (XdpMode::Auto | XdpMode::Generic, Some(AttachedMode::Generic)) => {
-                    warnings.push(format!(
-                        "the filter is attached to {nic} in generic mode, which is slower; its \
-                         counters count what it sees, and the network stack puts packets together \
-                         before that (GRO), up to 64 KiB in one"
-                    ));
-                }
-                (XdpMode::Native, Some(AttachedMode::Generic))
-                | (XdpMode::Generic, Some(AttachedMode::Native)) => warnings.push(format!(
-                    "the filter is attached to {nic} in another mode than xdp_mode asks for, as it \
-                     was there before; `sluice detach` and a new start change that, with a gap"
-                )),
-                (_, None) | (XdpMode::Auto | XdpMode::Native, Some(AttachedMode::Native)) => {}
-            }
-        }
-        if !self.slots.is_indexed() {
-            warnings.push(
-                "the policy has outgrown the index of destinations, so that packets take several \
-                 times as long to judge; a restart of the daemon makes it longer, without a gap"
-                    .to_owned(),
-            );
-        }
-        if self.policy.sources.iter().all(|group| group.vlan.is_empty()) {
-            for (nic, tags) in &self.tags {
-                match tags {
-                    Tags::TakenOff(why) => warnings.push(format!(
-                        "{nic} takes VLAN tags off before the filter sees the frame, and that can't \
-                         be switched off ({why}); tagged frames are judged as if they had no tag, \
-                         and groups with vlan would be refused"
-                    )),
-                    Tags::InFrame | Tags::SwitchedOff(_) => {}
-                }
-            }
-        }
-        warnings
-    }
-
-    /// What is wrong now and is tried again.
-    fn problems(&self) -> Vec<String> {
-        let errors = self.nic_errors.values().chain(&self.tables_error);
-        let errors = errors
-            .chain(&self.names_writing.error)
-            .chain(self.forwarding.closed.values())
-            .chain(&self.forwarding.full)
-            .cloned();
-        let hidden = nics::hidden_tags(&self.policy, &self.tags);
-        self.absences
-            .problems()
-            .chain(errors)
-            .chain(hidden)
-            .chain(self.redirecting.problem())
-            .collect()
-    }
-
-    fn not_enforced(&self) -> Vec<String> {
-        not_enforced(&self.policy).iter().map(ToString::to_string).collect()
-    }
-
-    async fn answer_call(&mut self, call: Call) {
-        let line = match call.request {
-            Request::Status => line(self.status().await),
-            Request::Rules => line(self.rules()),
-            Request::Names => line(Ok(self.names.report(Instant::now()))),
-            Request::Flush { pattern } => {
-                let flushed = self.flush_names(pattern.as_deref());
-                line(flushed.map(|addresses| Flushed { addresses }))
-            }
-            Request::Resolve { name } => match Fqdn::try_from(name.as_str()) {
-                Ok(name) => {
-                    self.start_resolving(name, call.reply);
-                    return;
-                }
-                Err(invalid) => line::<()>(Err(anyhow!("{name:?} can't be looked up: {invalid}"))),
-            },
-            Request::Explain(question) => line(self.explain(&question)),
-            Request::Flows(question) => line(self.list_flows(&question).await),
-            Request::Kill(filter) => line(self.kill_flows(&filter).await),
-            Request::Reload(request) => line(self.reload(&request).await),
-            // The socket's own task serves it.
-            Request::Drops => line::<()>(Err(anyhow!("drops are followed, not answered"))),
-        };
-        // A client that went away doesn't want its answer any more.
-        drop(call.reply.send(line));
-    }
-
     fn publish(&mut self, sample: &DropSample) {
         if self.drops.receiver_count() == 0 {
             return;
@@ -921,15 +907,4 @@ fn own_prefixes(host: &Host) -> Vec<IpNet> {
     let inside = inside.flat_map(|nic| &nic.plausible);
     let own = host.own.iter().map(|address| IpNet::from(*address));
     inside.filter(|prefix| prefix.prefix_len() > 0).copied().chain(own).collect()
-}
-
-/// A reply as a line of JSON.
-fn line<T: serde::Serialize>(result: Result<T>) -> String {
-    let reply = match result {
-        Ok(answer) => Reply::Ok(answer),
-        Err(error) => Reply::Error(format!("{error:#}")),
-    };
-    serde_json::to_string(&reply).unwrap_or_else(|error| {
-        format!("{{\"error\":\"the answer can't be written as JSON: {error}\"}}")
-    })
 }

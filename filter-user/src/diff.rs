@@ -23,7 +23,8 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     grants::Granted,
@@ -42,7 +43,7 @@ use crate::{
 };
 
 /// What differs. Names and order of fields are stable; `--json` prints it as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Difference {
     /// Whether nothing differs.
     pub equal: bool,
@@ -59,7 +60,7 @@ pub struct Difference {
 }
 
 /// Sums over all sets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counts {
     /// Sets of OLD; several with one number count as one.
     pub sets_old: usize,
@@ -84,7 +85,7 @@ pub struct Counts {
 }
 
 /// What differs in a set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SetDifference {
     /// Its number and what it is for, or the rule's name; NEW's where both have it.
     pub set: String,
@@ -101,8 +102,10 @@ pub struct SetDifference {
     /// Names that only OLD lists.
     pub names_removed: Vec<String>,
     /// Addresses that only NEW covers, as the fewest prefixes.
+    #[schemars(with = "Vec<String>")]
     pub prefixes_added: Vec<IpNet>,
     /// Addresses that only OLD covers, as the fewest prefixes.
+    #[schemars(with = "Vec<String>")]
     pub prefixes_removed: Vec<IpNet>,
     /// TCP ports that only NEW has.
     pub tcp_added: Vec<String>,
@@ -136,7 +139,9 @@ pub struct SetDifference {
 }
 
 /// Which side has a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
     /// Only NEW.
@@ -148,7 +153,7 @@ pub enum Change {
 }
 
 /// Two values that differ.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed<T> {
     /// OLD's; `null` where only NEW has the set.
     pub old: Option<T>,
@@ -157,7 +162,7 @@ pub struct Changed<T> {
 }
 
 /// A name that a wildcard of the same set covers on the other side.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Covered {
     /// The name that is listed on one side.
     pub name: String,
@@ -166,7 +171,7 @@ pub struct Covered {
 }
 
 /// An endpoint that went from one set to another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Moved {
     /// The name, or the prefix.
     pub endpoint: String,

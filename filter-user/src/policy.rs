@@ -6,6 +6,7 @@
 
 pub mod import;
 pub mod index;
+pub mod live;
 pub mod load;
 pub mod name;
 pub mod origin;
@@ -43,6 +44,8 @@ pub struct Policy {
     pub dns: Dns,
     /// `[management]`: what no policy can shut out.
     pub management: Management,
+    /// `[metrics]`: where numbers are given out beside the control socket.
+    pub metrics: Metrics,
     /// `[[source]]`, in the order of files and lines; names are unique.
     pub sources: Vec<SourceGroup>,
     /// `[[rule]]`, in the order of files and lines; names are unique.
@@ -227,6 +230,14 @@ pub struct Management {
     pub udp: PortRanges,
     /// Where `[management]` stands, if it does.
     pub origin: Option<Origin>,
+}
+
+/// `[metrics]`: addresses at which everything that is counted may be read by whoever the rules let reach
+/// them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where; nowhere if empty.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// The name of a rule, a service or a source group: 1 to 63 letters, digits, `-`, `_` and `.`.

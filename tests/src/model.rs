@@ -233,6 +233,7 @@ pub fn random_policy(seed: u64) -> (Policy, Snapshot, Host) {
             origin: Some(origin(2)),
             ..Dns::default()
         },
+        metrics: filter_user::policy::Metrics::default(),
         management: Management {
             nics: if random.below(2) == 0 {
                 nic_names.into_iter().take(1).collect()

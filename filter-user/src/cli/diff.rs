@@ -60,7 +60,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<ExitCode> {
     if args.json {
         output::json(&difference)?;
     } else {
-        output::text(&describe(&difference))?;
+        output::text(&render(&difference))?;
     }
     Ok(if difference.equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -140,7 +140,7 @@ fn running_ports(text: &str) -> Result<PortRanges> {
 
 // === text ===
 
-fn describe(difference: &Difference) -> String {
+pub(super) fn render(difference: &Difference) -> String {
     if difference.equal {
         return format!("no difference in {}\n", several(difference.counts.sets_new, "set"));
     }
@@ -367,6 +367,7 @@ mod tests {
             icmp: true,
             proto: ["esp", "200"].map(str::to_owned).to_vec(),
             note: None,
+            allow: None,
             count: Count::default(),
         };
         let rules = load_rules(&file).unwrap();

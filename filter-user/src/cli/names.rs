@@ -14,16 +14,26 @@ use super::{
 use crate::control::{
     client::ask,
     pattern::fits_name,
-    protocol::{Flushed, Request},
+    protocol::{FlushRequest, Flushed, NameUsage, Request, Usage},
 };
 
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  sluice names
+  sluice names '*.example.com'
+  sluice names --never-seen     names and wildcards that no client asked for
+  sluice names flush login.example.com"
+)]
 pub(super) struct NamesArgs {
     #[command(flatten)]
     query: QueryArgs,
     /// Only names that contain this text, or with a '*' are wholly like it
     pattern: Option<String>,
+    /// Names and wildcards of the policy that no client has asked the forwarder for
+    #[arg(long, conflicts_with = "pattern")]
+    never_seen: bool,
     #[command(subcommand)]
     command: Option<NamesCommand>,
 }
@@ -35,6 +45,9 @@ enum NamesCommand {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sluice names flush login.example.com
+  sluice names flush '*.example.com'")]
 struct FlushArgs {
     #[command(flatten)]
     query: QueryArgs,
@@ -76,6 +89,9 @@ pub(super) fn run(args: &NamesArgs) -> Result<ExitCode> {
     if let Some(NamesCommand::Flush(args)) = &args.command {
         return flush(args);
     }
+    if args.never_seen {
+        return never_seen(&args.query);
+    }
     let mut report: Report = ask(&args.query.socket, &Request::Names)?;
     if let Some(pattern) = &args.pattern {
         let pattern = pattern.to_ascii_lowercase();
@@ -115,9 +131,25 @@ pub(super) fn run(args: &NamesArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn never_seen(query: &QueryArgs) -> Result<ExitCode> {
+    let usage: Usage = ask(&query.socket, &Request::Usage)?;
+    let unseen: Vec<&NameUsage> =
+        usage.names.iter().filter(|name| name.seen_s_ago.is_none()).collect();
+    if query.json {
+        output::json(&unseen)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(&["NAME", "WATCHED FOR", "RULES"]);
+    for name in unseen {
+        table.row(vec![name.name.clone(), duration(name.watched_s), name.rules.join(", ")]);
+    }
+    output::text(&table.render())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn flush(args: &FlushArgs) -> Result<ExitCode> {
     let pattern = args.pattern.as_ref().map(|pattern| pattern.to_ascii_lowercase());
-    let flushed: Flushed = ask(&args.query.socket, &Request::Flush { pattern })?;
+    let flushed: Flushed = ask(&args.query.socket, &Request::Flush(FlushRequest { pattern }))?;
     if args.query.json {
         output::json(&flushed)?;
     } else {

@@ -117,3 +117,38 @@ pub(super) fn duration(seconds: u64) -> String {
         _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
     }
 }
+
+/// Seconds since the epoch as date and time of the day in UTC.
+pub(super) fn date(seconds: u64) -> String {
+    let days = seconds / 86_400;
+    let time = seconds % 86_400;
+    // Days from 1 March of the year 0, in eras of 400 years (the calendar is the Gregorian one).
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}Z", time / 3600, time / 60 % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00Z"),
+            (951_782_400, "2000-02-29 00:00Z"),
+            (1_709_251_199, "2024-02-29 23:59Z"),
+            (1_796_083_200, "2026-12-01 00:00Z"),
+            (4_107_542_400, "2100-03-01 00:00Z"),
+        ] {
+            assert_eq!(date(seconds), expected);
+        }
+    }
+}

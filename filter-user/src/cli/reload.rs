@@ -16,6 +16,9 @@ use crate::control::{
 const SSH_CONNECTION: &str = "SSH_CONNECTION";
 
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  sluice reload
+  sluice reload --force     also if that cuts this very login")]
 pub(super) struct ReloadArgs {
     #[command(flatten)]
     query: QueryArgs,
@@ -25,12 +28,7 @@ pub(super) struct ReloadArgs {
 }
 
 pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode> {
-    let session = env::var(SSH_CONNECTION).ok();
-    let request = ReloadRequest {
-        session: session.as_deref().and_then(Session::from_ssh),
-        care: if args.force { Care::Forced } else { Care::Careful },
-    };
-    let reloaded: Reloaded = ask(&args.query.socket, &Request::Reload(request))?;
+    let reloaded: Reloaded = ask(&args.query.socket, &Request::Reload(wish(args.force)))?;
     if args.query.json {
         output::json(&reloaded)?;
         return Ok(ExitCode::SUCCESS);
@@ -50,4 +48,13 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode> {
     }
     output::text(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A wish for another policy, with the remote login that this command runs in.
+pub(super) fn wish(force: bool) -> ReloadRequest {
+    let session = env::var(SSH_CONNECTION).ok();
+    ReloadRequest {
+        session: session.as_deref().and_then(Session::from_ssh),
+        care: if force { Care::Forced } else { Care::Careful },
+    }
 }

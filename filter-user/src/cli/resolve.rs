@@ -12,7 +12,7 @@ use super::{
 };
 use crate::control::{
     client::ask,
-    protocol::{Request, Resolved},
+    protocol::{Request, ResolveRequest, Resolved},
 };
 
 #[derive(Args, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct ResolveArgs {
 }
 
 pub(super) fn run(args: &ResolveArgs) -> Result<ExitCode> {
-    let request = Request::Resolve { name: args.name.clone() };
+    let request = Request::Resolve(ResolveRequest { name: args.name.clone() });
     let resolved: Resolved = ask(&args.query.socket, &request)?;
     // What was asked holds where there is an address that clients could reach.
     let learns = resolved.addresses.iter().any(|address| address.allowed_s.is_some());

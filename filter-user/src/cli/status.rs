@@ -53,6 +53,18 @@ fn describe(status: &Status) -> String {
         policy.addresses,
         policy.names_failing
     ));
+    if let Some(pending) = &status.pending {
+        text.push_str(&format!(
+            "this policy is taken back in {} unless `sluice confirm` follows\n\n",
+            duration(pending.left_s)
+        ));
+    }
+    if status.allows > 0 {
+        text.push_str(&format!(
+            "{} allowed beside the policy; `sluice allow --list` has all\n\n",
+            status.allows
+        ));
+    }
     let mut nics = Table::new(&["NIC", "SIDE", "XDP", "PASSED", "DROPPED", "PROGRAM"]);
     for nic in &status.nics {
         nics.row(vec![

@@ -53,6 +53,7 @@ impl World {
                 origin: origin(1),
             },
             dns: Dns::default(),
+            metrics: crate::policy::Metrics::default(),
             management: Management::default(),
             sources: Vec::new(),
             rules: Vec::new(),

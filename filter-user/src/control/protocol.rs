@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requests and replies. Field names are stable: `--json` prints replies as they are.
 
+mod changes;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::changes::{
+    AllowRequest, AllowStatus, Applied, ApplyRequest, Confirmed, Files, Pending, PolicyRecord,
+    Preview, Revoked, RollbackRequest,
+};
 use crate::kernel::question::{FragmentPart, Transport};
 
-/// What a client asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase")]
+/// What a client asks of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// One screen about everything.
     Status,
@@ -19,15 +25,9 @@ pub enum Request {
     /// The names and their addresses.
     Names,
     /// Forget the addresses of names.
-    Flush {
-        /// Of which: as [`FlowFilter::name`]; `null`: of all.
-        pattern: Option<String>,
-    },
+    Flush(FlushRequest),
     /// Look a name up now, and tell what would be learned.
-    Resolve {
-        /// The name.
-        name: String,
-    },
+    Resolve(ResolveRequest),
     /// Samples of dropped packets, until the client goes.
     Drops,
     /// What would happen to a packet, and why.
@@ -38,15 +38,55 @@ pub enum Request {
     Kill(FlowFilter),
     /// Read the configuration again.
     Reload(ReloadRequest),
+    /// What was allowed beside the policy.
+    Allows,
+    /// Allow something beside the policy.
+    Allow(AllowRequest),
+    /// Take back what was allowed beside the policy.
+    Revoke(u64),
+    /// What another policy would change.
+    Preview(Files),
+    /// Put another policy in force.
+    Apply(ApplyRequest),
+    /// Keep the policy that waits to be confirmed.
+    Confirm,
+    /// Go back to an earlier policy.
+    Rollback(RollbackRequest),
+    /// The policies that can be gone back to.
+    Policies,
+    /// When rules and names were last used.
+    Usage,
+    /// Everything that is counted, as OpenMetrics.
+    Metrics,
+    /// The description of this interface.
+    Description,
+}
+
+/// Which names are to be forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlushRequest {
+    /// As [`FlowFilter::name`]; `null`: all.
+    pub pattern: Option<String>,
+}
+
+/// What name is to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// The name.
+    pub name: String,
 }
 
 /// Which flows are meant; what is empty fits all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct FlowFilter {
     /// Where the client is, before source NAT.
+    #[schemars(with = "Option<String>")]
     pub client: Option<IpNet>,
     /// Where the remote end is.
+    #[schemars(with = "Option<String>")]
     pub remote: Option<IpNet>,
     /// The port of the service: the remote one, or the local one of a flow from outside.
     pub port: Option<u16>,
@@ -60,8 +100,8 @@ pub struct FlowFilter {
 }
 
 /// A question for flows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct FlowQuestion {
     /// Which.
     pub filter: FlowFilter,
@@ -70,7 +110,7 @@ pub struct FlowQuestion {
 }
 
 /// How much is told about flows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FlowDetail {
     /// Each of them.
@@ -81,8 +121,8 @@ pub enum FlowDetail {
 }
 
 /// A wish for a reload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct ReloadRequest {
     /// The session that the wish came through, if it did.
     pub session: Option<Session>,
@@ -91,7 +131,7 @@ pub struct ReloadRequest {
 }
 
 /// Whether a reload may cut the session that asks for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Care {
     /// It is refused then.
@@ -102,7 +142,7 @@ pub enum Care {
 }
 
 /// The connection of a remote login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Session {
     /// Where the user is.
     pub client: IpAddr,
@@ -132,7 +172,7 @@ impl Session {
 }
 
 /// A packet that is asked about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Question {
     /// The client's address.
     pub from: IpAddr,
@@ -148,18 +188,15 @@ pub struct Question {
     pub fragment: FragmentPart,
 }
 
-/// What a client gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reply<T> {
-    /// The answer.
-    Ok(T),
-    /// Why there is none, in a paragraph.
-    Error(String),
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorReply {
+    /// What is wrong and how to mend it, in a paragraph.
+    pub error: String,
 }
 
 /// Packets and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Count {
     /// Frames.
     pub packets: u64,
@@ -168,7 +205,7 @@ pub struct Count {
 }
 
 /// The answer to [`Request::Status`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Whether the policy is in force on every inside NIC and every exact name had its first
     /// look-up.
@@ -185,6 +222,12 @@ pub struct Status {
     pub config_error: Option<String>,
     /// What is wrong and is tried again; empty: nothing.
     pub problems: Vec<String>,
+    /// Whether the policy waits to be confirmed, and how long; `null`: it stays.
+    pub pending: Option<Pending>,
+    /// The number of the policy that stays, in the history; `null`: it is in none.
+    pub policy_number: Option<u64>,
+    /// How many things are allowed beside the policy.
+    pub allows: usize,
     /// Seconds since the daemon started.
     pub uptime_s: u64,
     /// The inside and outside NICs.
@@ -215,14 +258,14 @@ pub struct Status {
 }
 
 /// The answer to [`Request::Flush`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Flushed {
     /// Addresses of names that are allowed no more for these names.
     pub addresses: usize,
 }
 
 /// The answer to [`Request::Resolve`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resolved {
     /// The name that was looked up.
     pub name: String,
@@ -241,7 +284,7 @@ pub struct Resolved {
 }
 
 /// An address of a name that was looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ResolvedAddress {
     /// The address.
     pub address: IpAddr,
@@ -254,7 +297,7 @@ pub struct ResolvedAddress {
 }
 
 /// The forwarder and the resolvers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DnsStatus {
     /// The addresses at which clients may ask.
     pub listening: Vec<IpAddr>,
@@ -265,7 +308,7 @@ pub struct DnsStatus {
 }
 
 /// A resolver.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamStatus {
     /// As it is configured.
     pub resolver: String,
@@ -278,7 +321,7 @@ pub struct UpstreamStatus {
 }
 
 /// An inside or outside NIC.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NicStatus {
     /// Its name.
     pub name: String,
@@ -299,7 +342,7 @@ pub struct NicStatus {
 }
 
 /// Counts of what the policy holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {
     /// Rules that take part.
     pub rules: usize,
@@ -318,7 +361,7 @@ pub struct PolicyStatus {
 }
 
 /// How full a table is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TableStatus {
     /// What it holds.
     pub name: String,
@@ -329,7 +372,7 @@ pub struct TableStatus {
 }
 
 /// Bytes of the kernel's memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KernelMemoryStatus {
     /// What the tables take whatever the policy is.
     pub fixed_bytes: u64,
@@ -339,7 +382,7 @@ pub struct KernelMemoryStatus {
 }
 
 /// Samples that did not reach user space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventStatus {
     /// Drops that sampling left out.
     pub skipped: u64,
@@ -348,7 +391,7 @@ pub struct EventStatus {
 }
 
 /// A rule, for [`Request::Rules`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleStatus {
     /// Its name.
     pub name: String,
@@ -370,13 +413,52 @@ pub struct RuleStatus {
     pub proto: Vec<String>,
     /// Its note.
     pub note: Option<String>,
+    /// Who added it beside the policy, when and until when; `null`: it stands in the policy.
+    pub allow: Option<AllowStatus>,
     /// What it let through. A packet that two rules allow counts for both.
     #[serde(flatten)]
     pub count: Count,
 }
 
+/// When rules and names were last used, as far as that was watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// The rules that take part, in their order.
+    pub rules: Vec<RuleUsage>,
+    /// The names and wildcards of these rules, in order.
+    pub names: Vec<NameUsage>,
+}
+
+/// When a rule was last used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleUsage {
+    /// Its name.
+    pub rule: String,
+    /// Where it stands.
+    pub origin: String,
+    /// For how many seconds it has been watched.
+    pub watched_s: u64,
+    /// Seconds since it last let a packet pass; `null`: never since it is watched.
+    pub used_s_ago: Option<u64>,
+}
+
+/// When clients last asked for a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NameUsage {
+    /// The name, or the wildcard.
+    pub name: String,
+    /// Whether it is a wildcard.
+    pub wildcard: bool,
+    /// The rules that list it.
+    pub rules: Vec<String>,
+    /// For how many seconds it has been watched.
+    pub watched_s: u64,
+    /// Seconds since the forwarder last gave a client its addresses; `null`: never since it is watched.
+    pub seen_s_ago: Option<u64>,
+}
+
 /// A dropped packet, for [`Request::Drops`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Drop {
     /// Milliseconds since the epoch when the daemon read the sample.
     pub time_ms: u64,
@@ -407,7 +489,7 @@ pub struct Drop {
 }
 
 /// A rule that has a part in an explanation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct NamedRule {
     /// Its name.
     pub rule: String,
@@ -416,7 +498,7 @@ pub struct NamedRule {
 }
 
 /// The answer that brought an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AnswerReply {
     /// Who gave it.
     pub resolver: IpAddr,
@@ -427,7 +509,7 @@ pub struct AnswerReply {
 }
 
 /// How a destination came to be in the tables.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ViaReply {
     /// A prefix that the rule lists.
@@ -454,7 +536,7 @@ pub enum ViaReply {
 }
 
 /// The answer to [`Request::Explain`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// `pass` or `drop`.
     pub verdict: String,
@@ -485,7 +567,7 @@ pub struct Explanation {
 }
 
 /// The answer to [`Request::Reload`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
     /// The policy in force now.
     pub generation: u64,
@@ -502,7 +584,7 @@ pub struct Reloaded {
 }
 
 /// The answer to [`Request::Flows`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowList {
     /// How many flows fit.
     pub count: usize,
@@ -511,7 +593,7 @@ pub struct FlowList {
 }
 
 /// A flow.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct FlowStatus {
     /// The client's address before source NAT; `null` where it isn't known, or there is no client.
     pub client: Option<IpAddr>,
@@ -552,7 +634,7 @@ pub struct FlowStatus {
 }
 
 /// The answer to [`Request::Kill`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Killed {
     /// How many flows were cut.
     pub cut: usize,
@@ -583,10 +665,7 @@ mod tests {
 
     #[test]
     fn a_plain_reload_is_a_careful_one() {
-        let request: Request = serde_json::from_str("{\"command\":\"reload\"}").unwrap();
-        assert_eq!(request, Request::Reload(ReloadRequest::default()));
-        let request = Request::Kill(FlowFilter { port: Some(22), ..FlowFilter::default() });
-        let text = serde_json::to_string(&request).unwrap();
-        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        let request: ReloadRequest = serde_json::from_str("{}").unwrap();
+        assert_eq!(request, ReloadRequest::default());
     }
 }

@@ -18,7 +18,10 @@ use tokio::{
 
 use super::{Daemon, Lookup, replies::named_rule, state::Saved};
 use crate::{
-    control::protocol::{Resolved, ResolvedAddress},
+    control::{
+        protocol::{Resolved, ResolvedAddress},
+        server::Answer as Replied,
+    },
     dns::Resolver,
     names::{Answer, Changed, LookupFailure, NameCache, Standing},
     policy::Fqdn,
@@ -147,7 +150,7 @@ impl Daemon {
     }
 
     /// Looks a name up because somebody asks what would come of it.
-    pub(super) fn start_resolving(&mut self, name: Fqdn, reply: oneshot::Sender<String>) {
+    pub(super) fn start_resolving(&mut self, name: Fqdn, reply: oneshot::Sender<Replied>) {
         let resolver = Arc::clone(&self.resolver);
         self.resolving.push(Box::pin(async move {
             let answer = resolver.lookup(&name).await;

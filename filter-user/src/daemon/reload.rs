@@ -1,31 +1,74 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reading the configuration again: it is put in force as a whole, or nothing changes.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use filter_common::wire::FlowKey;
 
 use super::{
-    Daemon, compile_whole, flows,
+    Daemon,
+    changes::ToBeKept,
+    compile_whole, flows,
     forwarding::Resolvers,
+    history::{History, Incoming, NextStart},
     interception,
     judge::{Flows, Judge},
-    nics, own_prefixes, suitable, tell_of_tags,
+    nics, own_prefixes, permissions, suitable, tell_of_tags,
 };
 use crate::{
     compile::Host,
-    control::protocol::{ReloadRequest, Reloaded},
+    control::{
+        protocol::{ReloadRequest, Reloaded},
+        server::Caller,
+    },
     dns::Resolver,
     kernel::pins::NicPins,
     names::{NameCache, Settings, Wanted},
-    policy::load::{Loaded, load, summed_up},
+    policy::load::{LoadErrors, Loaded, load},
 };
+
+/// For how long a policy is put in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Term {
+    /// Until another one takes its place.
+    ForGood,
+    /// For some time, unless somebody confirms it.
+    Until(Duration),
+}
+
+/// What came of putting a policy in force.
+#[derive(Debug)]
+pub(super) struct Replaced {
+    pub(super) reloaded: Reloaded,
+    /// When it ends, if it does.
+    pub(super) deadline: Option<Deadline>,
+}
+
+/// The end of a policy that waits to be confirmed, on the daemon's clock and on the programs'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deadline {
+    pub(super) end: Instant,
+    pub(super) tick: u64,
+}
+
+/// What happens with an error.
+const KEPT: &str = "the policy that was in force stays in force";
 
 impl Daemon {
     /// Reads the configuration again and puts it in force, or says why not and changes nothing.
-    pub(super) async fn reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
-        let result = self.try_reload(request).await;
+    pub(super) async fn reload(
+        &mut self,
+        request: &ReloadRequest,
+        caller: &Caller,
+    ) -> Result<Reloaded> {
+        self.refuse_while_provisional()?;
+        let result = self.try_reload(request, caller).await;
         self.config_error = result.as_ref().err().map(|error| format!("{error:#}"));
         if let Ok(reloaded) = &result {
             tracing::info!(generation = reloaded.generation, rules = reloaded.rules, "reloaded");
@@ -33,12 +76,34 @@ impl Daemon {
         result
     }
 
-    async fn try_reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
-        let kept = "the policy that was in force stays in force";
-        let mut loaded = load(&self.options.config).map_err(|errors| {
-            let directory = self.options.config.display();
-            anyhow!("the configuration in {directory} is broken, and {kept}:\n{errors}")
+    async fn try_reload(&mut self, request: &ReloadRequest, caller: &Caller) -> Result<Reloaded> {
+        let directory = &self.options.config;
+        permissions::check_configuration(directory).context(KEPT)?;
+        let (incoming, loaded) = read_configuration(&self.history, directory);
+        let loaded = loaded.map_err(|errors| {
+            let directory = directory.display();
+            anyhow!("the configuration in {directory} is broken, and {KEPT}:\n{errors}")
         })?;
+        let replaced = self.replace_policy(loaded, request, Term::ForGood).await?;
+        let to_be_kept = ToBeKept {
+            how: "reload",
+            by: caller.name.clone(),
+            next_start: NextStart::Configuration,
+            number: None,
+        };
+        self.keep_in_history(incoming, to_be_kept);
+        Ok(replaced.reloaded)
+    }
+
+    /// Puts a policy in force, with what is allowed beside it, or says why not and changes nothing.
+    pub(super) async fn replace_policy(
+        &mut self,
+        mut loaded: Loaded,
+        request: &ReloadRequest,
+        term: Term,
+    ) -> Result<Replaced> {
+        let kept = KEPT;
+        let not_allowed = self.live.put_into(&mut loaded.policy);
         loaded.take_sizes(self.slots.maps.sizes());
         self.host_state = self.netlink.read().await?;
         suitable::check(&loaded.policy, &self.host_state).context(kept)?;
@@ -59,7 +124,11 @@ impl Daemon {
         let listeners = self.forwarding.open(&loaded.policy).context(kept)?;
 
         // New names are looked up before tables without their addresses take the place of others.
-        let wanted = Arc::new(Wanted::from(&loaded.policy));
+        let wanted = Arc::new(match term {
+            Term::ForGood => Wanted::from(&loaded.policy),
+            // What the policy wants that may come back is looked up and learned as before.
+            Term::Until(_) => Wanted::of(&[&loaded.policy, &self.policy]),
+        });
         // Of many addresses a copy takes as much as the rest of the policy, and most reloads change none
         // of the names.
         let settings = Settings::from(&loaded.policy.dns);
@@ -95,9 +164,9 @@ impl Daemon {
 
         let old_host = self.host.clone();
         self.forwarding.distrust();
-        let result = self.put_policy_in_force(loaded, (numbered, host), request, &flows);
-        let kept_flows = match result {
-            Ok(kept_flows) => kept_flows,
+        let result = self.put_policy_in_force(loaded, (numbered, host), request, &flows, term);
+        let (kept_flows, deadline) = match result {
+            Ok(done) => done,
             Err(error) => {
                 if let Some(names) = names {
                     self.names = names;
@@ -108,12 +177,13 @@ impl Daemon {
             }
         };
         drop(names);
-        let old_tables = self.slots.before().unwrap_or_default();
+        self.live_problem = (!not_allowed.is_empty()).then(|| not_allowed.join("; "));
         self.note_names();
         let dns = &self.policy.dns;
         let served = self.forwarding.serve(dns, wanted, resolvers, listeners);
         self.forwarding.closed.retain(|address, _| dns.listen.contains(address));
         self.follow_interception();
+        self.metrics_listeners.follow(&self.policy.metrics.listen).await;
         tell_of_tags(&tags);
         self.tags = tags;
         let mut warnings = self.all_warnings();
@@ -121,7 +191,14 @@ impl Daemon {
             tracing::error!("{error:#}");
             warnings.push(format!("{error:#}"));
         }
-        let flows = match self.settle_flows((&old_tables, &old_host), kept_flows).await {
+        let settled = match (term, self.slots.before()) {
+            (Term::ForGood, Some(old_tables)) => {
+                self.settle_flows((&old_tables, &old_host), kept_flows).await
+            }
+            // A flow that was cut could not go on when the policy before comes back.
+            (Term::Until(_), _) | (Term::ForGood, None) => Ok(flows::Outcome::default()),
+        };
+        let flows = match settled {
             Ok(flows) => flows,
             Err(error) => {
                 let message = format!("flows that the new policy denies may go on: {error:#}");
@@ -140,14 +217,15 @@ impl Daemon {
             }
             Err(error) => tracing::error!("{error:#}"),
         }
-        Ok(Reloaded {
+        let reloaded = Reloaded {
             generation: self.slots.generation(),
             rules: self.policy.enabled_rules().count(),
             warnings,
             not_enforced: self.not_enforced(),
             cut_flows: flows.cut,
             kept_flows: flows.kept,
-        })
+        };
+        Ok(Replaced { reloaded, deadline })
     }
 
     /// The part of a reload that either happens or doesn't. Gives the flows that it kept.
@@ -157,13 +235,18 @@ impl Daemon {
         (numbered, host): (Vec<NicPins>, Host),
         request: &ReloadRequest,
         flows: &Flows,
-    ) -> Result<BTreeMap<FlowKey, FlowKey>> {
+        term: Term,
+    ) -> Result<(BTreeMap<FlowKey, FlowKey>, Option<Deadline>)> {
         let Loaded { policy, warnings } = loaded;
         let mut ledger = self.ledger.clone();
         let compiled = compile_whole((&policy, &self.names, &host), &mut self.slots, &mut ledger)?;
         let new = Judge::new(&compiled.tables, &host);
         let old = Judge::new(&self.slots.in_force().tables, &self.host);
-        Self::check_session(request, &policy, &old, &new)?;
+        match term {
+            Term::ForGood => Self::check_session(request, &policy, &old, &new)?,
+            // Who locks himself out gets in again.
+            Term::Until(_) => {}
+        }
         let kept = flows::kept(flows, &old, &new, &policy);
         let serves = |nic: &NicPins| {
             let wanted =
@@ -185,13 +268,17 @@ impl Daemon {
             }
         };
         let result = self.keep(flows, kept.keys());
-        if let Err(error) = result.and_then(|()| self.put_in_force(compiled, ledger)) {
-            self.policy = before;
-            self.keep_no_longer(&kept);
-            self.follow_interfaces();
-            attached.take_back(&self.pins)?;
-            return Err(error);
-        }
+        let result = result.and_then(|()| self.put_in_force_for(compiled, ledger, term));
+        let deadline = match result {
+            Ok(deadline) => deadline,
+            Err(error) => {
+                self.policy = before;
+                self.keep_no_longer(&kept);
+                self.follow_interfaces();
+                attached.take_back(&self.pins)?;
+                return Err(error);
+            }
+        };
         for attachment in &attached.attachments {
             if let Some(announcement) = &attachment.announcement {
                 tracing::warn!("{announcement}");
@@ -202,8 +289,26 @@ impl Daemon {
         self.nics = numbered;
         self.follow_interfaces();
         self.host = host;
-        self.warnings = summed_up(&warnings);
+        self.usage.follow(&self.policy);
+        self.config_warnings = warnings;
         self.tables_error = None;
-        Ok(kept)
+        Ok((kept, deadline))
+    }
+}
+
+/// Reads the configuration from a copy that can be kept, or as it stands where no copy can be made.
+pub(super) fn read_configuration(
+    history: &History,
+    directory: &Path,
+) -> (Option<Incoming>, Result<Loaded, LoadErrors>) {
+    match history.copy(directory) {
+        Ok(incoming) => {
+            let loaded = incoming.load();
+            (Some(incoming), loaded)
+        }
+        Err(error) => {
+            tracing::debug!("there is no copy of the configuration: {error:#}");
+            (None, load(directory))
+        }
     }
 }

@@ -31,6 +31,26 @@ use crate::{
     policy::{Clients, Echo, Label, Mode, RuleState},
 };
 
+/// Packets of one NIC of which the same thing became for the same reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) kind: Kind,
+    /// The stable name.
+    pub(super) reason: &'static str,
+    pub(super) count: Count,
+}
+
+/// What became of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Passed,
+    Dropped,
+    /// They passed, and would have been dropped.
+    Audited,
+    /// What came of answering those that were dropped.
+    Rejected,
+}
+
 /// How a mode is written in replies.
 pub(super) fn mode_name(mode: AttachedMode) -> &'static str {
     match mode {
@@ -44,7 +64,6 @@ impl Daemon {
     pub(super) async fn status(&mut self) -> Result<Status> {
         let flow_tables = self.flow_tables().await?;
         let names = self.names.report(Instant::now());
-        let maps = &self.slots.maps;
         let mut passes = BTreeMap::new();
         let mut drops = BTreeMap::new();
         let mut audited = BTreeMap::new();
@@ -53,30 +72,20 @@ impl Daemon {
         for nic in &self.nics {
             let mut passed = Count::default();
             let mut dropped = Count::default();
-            for reason in PassReason::ALL {
-                let count = maps.counter(nic.index, u32::from(reason.code()))?.into();
-                add_to(&mut passes, reason.name(), &mut passed, count);
-            }
-            for (_, counter) in self.ledger.iter() {
-                let count = maps.counter(nic.index, counter)?.into();
-                let reason = self.slots.in_force().meaning.counter(counter);
-                let reason = reason.map_or(PassReason::Rule, |found| found.reason);
-                add_to(&mut passes, reason.name(), &mut passed, count);
-            }
-            for reason in DropReason::ALL {
-                let count = maps.counter(nic.index, u32::from(reason.code()))?.into();
-                add_to(&mut drops, reason.name(), &mut dropped, count);
-                let count = maps.counter(nic.index, AUDITED + u32::from(reason.code()))?.into();
-                add_to(&mut audited, reason.name(), &mut passed, count);
-            }
-            for answered in Answered::ALL {
-                // These packets have their reason among the others.
-                let count = maps.counter(nic.index, u32::from(answered.code()))?.into();
-                add_to(&mut rejected, answered.name(), &mut Count::default(), count);
+            for Counted { kind, reason, count } in self.counted(nic.index)? {
+                match kind {
+                    Kind::Passed => add_to(&mut passes, reason, &mut passed, count),
+                    Kind::Dropped => add_to(&mut drops, reason, &mut dropped, count),
+                    Kind::Audited => add_to(&mut audited, reason, &mut passed, count),
+                    // These packets have their reason among the others.
+                    Kind::Rejected => {
+                        add_to(&mut rejected, reason, &mut Count::default(), count);
+                    }
+                }
             }
             nics.push(self.nic_status(nic, passed, dropped));
         }
-        let loss = maps.event_loss()?;
+        let loss = self.slots.maps.event_loss()?;
         Ok(Status {
             ready: names.names.iter().all(|name| name.state != NameState::Pending)
                 && self.nics.iter().all(|nic| self.has_program(nic) || self.may_be_missing(nic))
@@ -91,6 +100,9 @@ impl Daemon {
             config: self.options.config.display().to_string(),
             config_error: self.config_error.clone(),
             problems: self.problems(),
+            pending: self.pending(),
+            policy_number: self.history.current(),
+            allows: self.live.len(),
             uptime_s: self.started.elapsed().as_secs(),
             nics,
             policy: PolicyStatus {
@@ -137,6 +149,36 @@ impl Daemon {
             not_enforced: self.not_enforced(),
             warnings: self.all_warnings(),
         })
+    }
+
+    /// What was counted on a NIC, by what became of packets and why. A reason may come several times.
+    pub(super) fn counted(&self, nic: u8) -> Result<Vec<Counted>> {
+        let maps = &self.slots.maps;
+        let mut counted = Vec::new();
+        let mut add = |kind, reason, counter| -> Result<()> {
+            let count: Count = maps.counter(nic, counter)?.into();
+            if count.packets > 0 {
+                counted.push(Counted { kind, reason, count });
+            }
+            Ok(())
+        };
+        for reason in PassReason::ALL {
+            add(Kind::Passed, reason.name(), u32::from(reason.code()))?;
+        }
+        for (_, counter) in self.ledger.iter() {
+            let reason = self.slots.in_force().meaning.counter(counter);
+            let reason = reason.map_or(PassReason::Rule, |found| found.reason);
+            add(Kind::Passed, reason.name(), counter)?;
+        }
+        for reason in DropReason::ALL {
+            let code = u32::from(reason.code());
+            add(Kind::Dropped, reason.name(), code)?;
+            add(Kind::Audited, reason.name(), AUDITED + code)?;
+        }
+        for answered in Answered::ALL {
+            add(Kind::Rejected, answered.name(), u32::from(answered.code()))?;
+        }
+        Ok(counted)
     }
 
     fn nic_status(&self, nic: &NicPins, passed: Count, dropped: Count) -> NicStatus {
@@ -206,6 +248,7 @@ impl Daemon {
                 }
             }
         }
+        let allows = self.allows()?;
         let rules = self.policy.rules.iter().map(|rule| RuleStatus {
             name: rule.name.to_string(),
             origin: rule.origin.to_string(),
@@ -220,6 +263,7 @@ impl Daemon {
             icmp: rule.ports.echo == Echo::Allowed,
             proto: rule.ports.protocols.iter().map(ToString::to_string).collect(),
             note: rule.note.clone(),
+            allow: allows.iter().find(|allow| rule.name.as_str() == allow.rule).cloned(),
             count: counts.get(&rule.name).copied().unwrap_or_default(),
         });
         Ok(rules.collect())

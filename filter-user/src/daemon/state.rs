@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the daemon keeps on disk: which counter belongs to which rules, and the addresses of
-//! names. Each file is written beside and renamed.
+//! What the daemon keeps on disk: which counter belongs to which rules, the addresses of names, and
+//! what the modules beside this one keep. Each file is written beside and renamed, and tells whether
+//! it is whole.
 //!
 //! The addresses of names change all the time, and a daemon that is killed must not forget those
 //! that clients have been told. So each change is a line in a log, written before it is in force,
@@ -18,10 +19,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::seal::{seal, seal_line, unseal, unseal_line};
 use crate::{compile::CounterLedger, names};
 
 /// Where state is unless the command line says otherwise.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/sluice";
+
+/// The version of the files' layout.
+const LAYOUT: u32 = 1;
 
 /// The state directory, locked by this process.
 #[derive(Debug)]
@@ -90,8 +95,8 @@ impl StateDirectory {
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), log: Log::default(), _lock: lock }),
             Err(TryLockError::WouldBlock) => bail!(
-                "another sluice keeps its state in {}; give this one its own directory with \
-                 --state-dir",
+                "another sluice is running with the state directory {}; stop it first, or give this one \
+                 its own with --state-dir",
                 path.display()
             ),
             Err(TryLockError::Error(error)) => {
@@ -150,8 +155,12 @@ impl StateDirectory {
             let state = found.get_or_insert_with(names::State::empty);
             let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
             for (place, line) in lines.enumerate() {
-                let added = serde_json::from_slice::<names::Note>(line)
+                let added = unseal_line(line)
                     .map_err(|error| error.to_string())
+                    .and_then(|line| {
+                        serde_json::from_slice::<names::Note>(line)
+                            .map_err(|error| error.to_string())
+                    })
                     .and_then(|note| state.add(note).map_err(|error| error.to_string()));
                 if let Err(why) = added {
                     let path = path.display();
@@ -178,8 +187,7 @@ impl StateDirectory {
         let path = self.log_path(self.log.number);
         let mut lines = Vec::new();
         for note in notes {
-            serde_json::to_writer(&mut lines, note)?;
-            lines.push(b'\n');
+            lines.extend(seal_line(&serde_json::to_vec(note)?));
         }
         let mut write = || -> io::Result<()> {
             let file = match &mut self.log.file {
@@ -215,6 +223,11 @@ impl StateDirectory {
         NamesFile { path: self.path.clone(), log: self.log.number, state }
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The numbers of the logs that are there, in order.
     fn logs(&self) -> Result<Vec<u64>> {
         logs_in(&self.path)
@@ -224,21 +237,29 @@ impl StateDirectory {
         log_path(&self.path, number)
     }
 
-    fn load<T: DeserializeOwned>(&self, name: &str) -> Saved<T> {
+    /// What a file holds.
+    pub(super) fn load<T: DeserializeOwned>(&self, name: &str) -> Saved<T> {
         let path = self.path.join(name);
         match fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(value) => Saved::Found(value),
-                Err(error) => {
-                    Saved::Unusable(format!("{} can't be understood: {error}", path.display()))
+            Ok(bytes) => {
+                let text = unseal(name, LAYOUT, &bytes).map_err(|broken| broken.to_string());
+                let value = text.and_then(|text| {
+                    serde_json::from_slice(text).map_err(|error| error.to_string())
+                });
+                match value {
+                    Ok(value) => Saved::Found(value),
+                    Err(why) => {
+                        Saved::Unusable(format!("{} can't be understood: {why}", path.display()))
+                    }
                 }
-            },
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Saved::Missing,
             Err(error) => Saved::Unusable(format!("{} can't be read: {error}", path.display())),
         }
     }
 
-    fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+    /// Writes a file beside and renames it.
+    pub(super) fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
         save(&self.path, name, value)
     }
 }
@@ -286,7 +307,7 @@ fn logs_in(directory: &Path) -> Result<Vec<u64>> {
 fn save<T: Serialize>(directory: &Path, name: &str, value: &T) -> Result<()> {
     let path = directory.join(name);
     let fresh = directory.join(format!("{name}.new"));
-    let bytes = serde_json::to_vec(value)?;
+    let bytes = seal(name, LAYOUT, &serde_json::to_vec(value)?);
     let write = || -> io::Result<()> {
         let mut file = File::create(&fresh)?;
         file.write_all(&bytes)?;

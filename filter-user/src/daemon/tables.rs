@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use filter_common::wire::{
     Active, COUNTERS_PER_NIC, DEFAULT_INDEX_LINES, FIRST_MATCH, IndexLayout, MAX_NICS, SLOTS,
 };
@@ -36,6 +36,18 @@ pub struct TwoSlots {
     meaning: Meant,
     /// `None` while it isn't known what the slot holds.
     idle: Option<Arc<SlotTables>>,
+    /// What is in force again if the policy in force isn't confirmed. It stands in the idle slot and
+    /// follows changed addresses, too.
+    fallback: Option<Box<Compiled>>,
+}
+
+/// Whether the tables in force wait to be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// They stay.
+    Final,
+    /// The ones before come back unless somebody confirms them.
+    Provisional,
 }
 
 /// Whether it is known what the rows of the slot in force stand for.
@@ -73,7 +85,14 @@ impl TwoSlots {
     ///
     /// A map can't be read.
     pub fn open(mut maps: SharedMaps, provenance: Provenance) -> Result<(Self, Found)> {
-        let word = maps.active()?;
+        let mut word = maps.active()?;
+        if word.is_provisional() {
+            tracing::warn!(
+                "a policy waited to be confirmed as the daemon ended; the one before stays"
+            );
+            word = Active::new(SlotIndex::of(word).other().number(), word.generation() + 1);
+            maps.activate(SlotIndex::of(word), word.generation())?;
+        }
         let active = SlotIndex::of(word);
         let found = if word == Active::default() { Found::Nothing } else { Found::Policy };
         // Also without a policy in force: an earlier start may have ended in the middle.
@@ -84,7 +103,8 @@ impl TwoSlots {
         let in_force = Compiled { tables: read(active)?, ..Compiled::default() };
         let idle = Some(Arc::new(read(active.other())?));
         let generation = word.generation();
-        Ok((Self { maps, active, generation, in_force, meaning: Meant::Unknown, idle }, found))
+        let meaning = Meant::Unknown;
+        Ok((Self { maps, active, generation, in_force, meaning, idle, fallback: None }, found))
     }
 
     /// The number of the policy in force.
@@ -146,6 +166,79 @@ impl TwoSlots {
     ///
     /// A map can't be written.
     pub fn swap(&mut self, compiled: Compiled) -> Result<()> {
+        self.fill_idle(&compiled)?;
+        let target = self.active.other();
+        self.maps.activate(target, self.generation + 1)?;
+        self.idle = Some(Arc::new(self.switched_to(target, compiled).tables));
+        Ok(())
+    }
+
+    /// As [`Self::swap`], until a tick of the programs' clock: unless [`Self::confirm`] comes before,
+    /// the tables in force now are in force again from then on.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written.
+    pub fn swap_until(&mut self, compiled: Compiled, tick: u64) -> Result<()> {
+        self.fill_idle(&compiled)?;
+        let target = self.active.other();
+        self.maps.activate_until(target, self.generation + 1, tick)?;
+        let before = self.switched_to(target, compiled);
+        self.idle = None;
+        self.fallback = Some(Box::new(before));
+        Ok(())
+    }
+
+    /// What is in force is from now on.
+    fn switched_to(&mut self, slot: SlotIndex, compiled: Compiled) -> Compiled {
+        self.generation += 1;
+        self.active = slot;
+        self.meaning = Meant::Known;
+        std::mem::replace(&mut self.in_force, compiled)
+    }
+
+    /// Whether the tables in force wait to be confirmed.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.fallback {
+            Some(_) => Standing::Provisional,
+            None => Standing::Final,
+        }
+    }
+
+    /// Keeps what waits to be confirmed.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written.
+    pub fn confirm(&mut self) -> Result<()> {
+        self.maps.activate(self.active, self.generation)?;
+        if let Some(before) = self.fallback.take() {
+            self.idle = Some(Arc::new(before.tables));
+        }
+        Ok(())
+    }
+
+    /// Puts what was in force before back in the place of what waits to be confirmed, whether its time
+    /// is over or not.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written.
+    pub fn revert(&mut self) -> Result<()> {
+        let Some(before) = self.fallback.take() else { return Ok(()) };
+        let target = self.active.other();
+        if let Err(error) = self.maps.activate(target, self.generation + 1) {
+            self.fallback = Some(before);
+            return Err(error);
+        }
+        self.idle = Some(Arc::new(self.switched_to(target, *before).tables));
+        Ok(())
+    }
+
+    /// Writes tables into the idle slot.
+    fn fill_idle(&mut self, compiled: &Compiled) -> Result<()> {
+        self.keep_fallback()?;
         let target = self.active.other();
         // Packets that still look at this slot, from before the last swap, even if that was
         // another daemon's, are let through first.
@@ -162,13 +255,19 @@ impl TwoSlots {
             .context("the new tables can't be written; the old ones stay in force")?;
         // The store that puts the slot in force must not overtake those that fill it.
         self.maps.wait_for_packets()?;
-        self.maps.activate(target, self.generation + 1)?;
-        self.generation += 1;
-        self.active = target;
-        let before = std::mem::replace(&mut self.in_force, compiled);
-        self.idle = Some(Arc::new(before.tables));
-        self.meaning = Meant::Known;
+        self.idle = None;
         Ok(())
+    }
+
+    /// The idle slot belongs to what comes back if the policy in force isn't confirmed.
+    fn keep_fallback(&self) -> Result<()> {
+        match self.standing() {
+            Standing::Final => Ok(()),
+            Standing::Provisional => bail!(
+                "a policy waits to be confirmed, and both sets of tables are in use until then; \
+                 `sluice confirm` or `sluice rollback` ends that"
+            ),
+        }
     }
 
     /// Empties the idle slot, so that nothing in it holds counters any more.
@@ -177,6 +276,7 @@ impl TwoSlots {
     ///
     /// A map can't be written.
     pub fn clear_idle(&mut self) -> Result<()> {
+        self.keep_fallback()?;
         let target = self.active.other();
         self.maps.wait_for_packets()?;
         let idle = match self.idle.take() {
@@ -226,6 +326,32 @@ impl TwoSlots {
         Ok(())
     }
 
+    /// Plans how what comes back if the policy in force isn't confirmed follows the same names.
+    ///
+    /// # Errors
+    ///
+    /// There is no room beside what is there.
+    pub fn plan_fallback_names(
+        &self,
+        changed: &Changed,
+        ledger: &CounterLedger,
+    ) -> Result<Option<Edit>, NamesError> {
+        self.fallback.as_ref().map(|before| plan_names(before, changed, ledger)).transpose()
+    }
+
+    /// Changes what comes back if the policy in force isn't confirmed.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written; then it isn't known any more what would come back.
+    pub fn edit_fallback_names(&mut self, edit: Edit) -> Result<()> {
+        let Some(before) = &mut self.fallback else { return Ok(()) };
+        carry_out(&mut self.maps, self.active.other(), edit.steps().iter().copied())
+            .context("the tables that may come back can't be changed")?;
+        edit.record(before);
+        Ok(())
+    }
+
     /// Whether it is known what the tables in force mean.
     #[must_use]
     pub fn is_explained(&self) -> bool {
@@ -244,7 +370,8 @@ impl TwoSlots {
     pub fn take_used(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>> {
         let held = &self.in_force.tables;
         let mut used = self.maps.take_used(self.active, held, addresses)?;
-        if let Some(held) = &self.idle {
+        let other = self.fallback.as_ref().map(|before| &before.tables).or(self.idle.as_deref());
+        if let Some(held) = other {
             used.extend(self.maps.take_used(self.active.other(), held, addresses)?);
         }
         Ok(used)
@@ -281,8 +408,9 @@ impl TwoSlots {
     /// A counter can't be set to zero.
     pub fn retire_counters(&mut self, ledger: &mut CounterLedger) -> Result<()> {
         let mut referenced = self.in_force.tables.counters();
-        match &self.idle {
-            Some(idle) => referenced.extend(idle.counters()),
+        let other = self.fallback.as_ref().map(|before| &before.tables).or(self.idle.as_deref());
+        match other {
+            Some(other) => referenced.extend(other.counters()),
             None => referenced.extend(self.maps.read_slot(self.active.other())?.counters()),
         }
         for counter in ledger.retire(&referenced) {

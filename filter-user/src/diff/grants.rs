@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     SetView, Sides,
@@ -16,7 +17,7 @@ use crate::policy::{
 };
 
 /// Endpoints and the ports that one side grants there and the other doesn't.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Granted {
     /// TCP ports.
     pub tcp: Vec<String>,
@@ -27,6 +28,7 @@ pub struct Granted {
     /// Names and patterns; `self` among them.
     pub names: Vec<String>,
     /// The fewest prefixes that make up the addresses.
+    #[schemars(with = "Vec<String>")]
     pub prefixes: Vec<IpNet>,
 }
 

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
+
+use prometheus_client::metrics::histogram::Histogram;
 
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,11 +92,15 @@ pub(super) enum Count {
     NotWanted,
 }
 
-/// How often each [`Count`] was seen since the start.
+/// How often each [`Count`] was seen since the start, and how long upstreams took.
 #[derive(Debug)]
 pub struct Counters {
     values: [AtomicU64; Count::ALL.len()],
+    latency: Histogram,
 }
+
+/// Upper bounds of the times that are told apart, in seconds.
+const LATENCIES: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 
 // === impl Count ===
 
@@ -191,7 +198,8 @@ impl Count {
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { values: [const { AtomicU64::new(0) }; Count::ALL.len()] }
+        let values = [const { AtomicU64::new(0) }; Count::ALL.len()];
+        Self { values, latency: Histogram::new(LATENCIES) }
     }
 }
 
@@ -202,6 +210,17 @@ impl Counters {
         if let Some(value) = self.values.get(what as usize) {
             value.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes how long a question took that an upstream answered.
+    pub(super) fn answered_after(&self, time: Duration) {
+        self.latency.observe(time.as_secs_f64());
+    }
+
+    /// How long questions took that upstreams answered, in seconds.
+    #[must_use]
+    pub fn latency(&self) -> &Histogram {
+        &self.latency
     }
 
     /// All of them by their stable names, those that are 0 too.

@@ -200,6 +200,7 @@ impl Resolver {
                                 });
                             }
                             upstream.update(|health| health.last_success = Some(at));
+                            self.counters.answered_after(start.elapsed());
                             let resolver = upstream.server().ip();
                             return Ok(Response { message, resolver });
                         }

@@ -38,8 +38,9 @@ use crate::{
 };
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 27] = [
+pub(super) const SHARED: [&str; 28] = [
     "ACTIVE",
+    "DEADLINE",
     "SETTINGS",
     "ZONES",
     "CELLS",
@@ -71,6 +72,7 @@ pub(super) const SHARED: [&str; 27] = [
 /// Handles to the shared maps.
 pub struct SharedMaps {
     active: Array<MapData, u64>,
+    deadline: Array<MapData, u64>,
     settings: Array<MapData, SlotSettings>,
     zones: Array<MapData, u32>,
     cells: Array<MapData, u32>,
@@ -280,6 +282,7 @@ impl SharedMaps {
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         let maps = Self {
             active: take(&mut ebpf, "ACTIVE")?,
+            deadline: take(&mut ebpf, "DEADLINE")?,
             settings: take(&mut ebpf, "SETTINGS")?,
             zones: take(&mut ebpf, "ZONES")?,
             cells: take(&mut ebpf, "CELLS")?,
@@ -344,6 +347,19 @@ impl SharedMaps {
     /// The map can't be written.
     pub fn activate(&mut self, slot: SlotIndex, generation: u64) -> Result<()> {
         Ok(self.active.set(0, Active::new(slot.number(), generation).0, 0)?)
+    }
+
+    /// Puts a slot in force by one store, until a tick of the programs' clock: from then on the other
+    /// slot is in force again, whether anybody is there to see to it or not.
+    ///
+    /// # Errors
+    ///
+    /// A map can't be written.
+    pub fn activate_until(&mut self, slot: SlotIndex, generation: u64, tick: u64) -> Result<()> {
+        // Nobody reads it before the word says so.
+        self.deadline.set(0, tick, 0)?;
+        self.wait_for_packets()?;
+        Ok(self.active.set(0, Active::new(slot.number(), generation).provisional().0, 0)?)
     }
 
     /// Waits until every packet that began before has its verdict.

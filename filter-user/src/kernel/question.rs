@@ -3,13 +3,14 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Source port of packets that are asked about: one that clients use (RFC 6335, section 6).
 const SOURCE_PORT: u16 = 50_000;
 
 /// What the packet carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// The first packet of a TCP connection to a port.
@@ -23,7 +24,7 @@ pub enum Transport {
 }
 
 /// Which part of a packet it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FragmentPart {
     /// All of it.

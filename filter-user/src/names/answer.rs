@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::policy::Fqdn;
@@ -121,7 +122,7 @@ pub enum Refusal {
 }
 
 /// How often addresses were refused, per reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Refusals {
     /// [`Refusal::SpecialPurpose`].
     pub special_purpose: u64,

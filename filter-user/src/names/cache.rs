@@ -383,6 +383,11 @@ impl NameCache {
         learned
     }
 
+    /// How often clients got the addresses of each name.
+    pub fn hits(&self) -> impl Iterator<Item = (&Fqdn, u64)> {
+        self.names.iter().map(|(name, entry)| (name, entry.hits))
+    }
+
     /// Counts clients' questions that were answered from what was learned before.
     pub fn count_hits(&mut self, name: &Fqdn, hits: u64) {
         if let Some(entry) = self.names.get_mut(name) {

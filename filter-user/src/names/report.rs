@@ -3,6 +3,7 @@
 
 use std::{net::IpAddr, time::Instant};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 use crate::policy::Fqdn;
 
 /// The whole cache.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Report {
     /// Every name that is looked up or has addresses, in order.
     pub names: Vec<NameReport>,
@@ -25,9 +26,10 @@ pub struct Report {
 }
 
 /// One name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct NameReport {
     /// The name.
+    #[schemars(with = "String")]
     pub name: Fqdn,
     /// Whether it is looked up, or learned when a client asks.
     pub kind: NameKind,
@@ -44,6 +46,7 @@ pub struct NameReport {
     /// How long ago that was, in seconds.
     pub answered_s_ago: Option<u64>,
     /// The aliases of the last answer, in order.
+    #[schemars(with = "Vec<String>")]
     pub chain: Vec<Fqdn>,
     /// How often clients got its addresses.
     pub hits: u64,
@@ -52,7 +55,7 @@ pub struct NameReport {
 }
 
 /// How a name gets its addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NameKind {
     /// A rule names it, and it is looked up.
@@ -62,7 +65,7 @@ pub enum NameKind {
 }
 
 /// How the last look-up of a name went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum NameState {
     /// The last look-up was answered.
@@ -94,7 +97,7 @@ pub enum NameState {
 }
 
 /// One address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AddressReport {
     /// The address.
     pub address: IpAddr,

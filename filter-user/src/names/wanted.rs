@@ -43,8 +43,17 @@ pub(super) struct Terms {
 
 impl From<&Policy> for Wanted {
     fn from(policy: &Policy) -> Self {
+        Self::of(&[policy])
+    }
+}
+
+impl Wanted {
+    /// What any of some policies wants to know.
+    #[must_use]
+    pub fn of(policies: &[&Policy]) -> Self {
         let mut index = NameIndex::default();
-        for (number, rule) in (0..).zip(policy.enabled_rules()) {
+        let rules = policies.iter().flat_map(|policy| policy.enabled_rules());
+        for (number, rule) in (0..).zip(rules) {
             for (destination, _) in &rule.to {
                 let Destination::Name(pattern) = destination else { continue };
                 let how = match pattern {
@@ -55,12 +64,16 @@ impl From<&Policy> for Wanted {
                 index.insert(pattern, by);
             }
         }
-        let exact = policy.exact_names();
+        let mut exact = BTreeMap::new();
+        for (name, special) in policies.iter().flat_map(|policy| policy.exact_names()) {
+            let entry = exact.entry(name).or_insert(special);
+            if special == SpecialPurpose::Allowed {
+                *entry = special;
+            }
+        }
         Self { index, exact }
     }
-}
 
-impl Wanted {
     /// The names that are looked up without anybody asking, each with whether a rule that names it
     /// lets it have special-purpose addresses.
     #[must_use]

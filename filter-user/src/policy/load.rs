@@ -108,6 +108,16 @@ pub const MAX_FILE: u64 = 16 << 20;
 ///
 /// All errors of all files.
 pub fn load(directory: &Path) -> Result<Loaded, LoadErrors> {
+    load_copy(directory, directory)
+}
+
+/// As [`load`], of a copy of the files that stand in another directory: what they name by a relative
+/// path is there.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_copy(directory: &Path, original: &Path) -> Result<Loaded, LoadErrors> {
     let mut analysis = Analysis::default();
     let mut files = vec![(Arc::from(GATEWAY_FILE), directory.join(GATEWAY_FILE))];
     match policy_files(&directory.join(POLICY_FOLDER)) {
@@ -135,7 +145,7 @@ pub fn load(directory: &Path) -> Result<Loaded, LoadErrors> {
     let mut loaded = analysis.finish()?;
     // Past this place nobody knows where the configuration stands.
     if let Some(path) = &mut loaded.policy.dns.tls_ca {
-        *path = directory.join(&path);
+        *path = original.join(&path);
     }
     Ok(loaded)
 }
@@ -244,6 +254,12 @@ pub fn not_enforced(policy: &Policy) -> Vec<Diagnostic> {
     }
     notes.sort_by(|a, b| a.origin.cmp(&b.origin));
     notes
+}
+
+/// A duration as the configuration has it: `90s`, `10m`, `1h` or `7d`, of any length.
+#[must_use]
+pub fn duration_of(text: &str) -> Option<std::time::Duration> {
+    values::any_duration(text)
 }
 
 /// Warnings as lines for people: of many of one kind the first few, and how many more there are.
@@ -414,7 +430,7 @@ fn parse_rules(files: &[(Arc<str>, String)], mut report: Report) -> Result<Vec<R
 }
 
 /// The names of the policy files of a folder, sorted; none where there is no such folder.
-fn policy_files(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+pub(crate) fn policy_files(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

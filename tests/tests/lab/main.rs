@@ -11,6 +11,8 @@
 
 mod atomicity;
 mod attacks;
+mod changes;
+mod control;
 mod daemon;
 mod failure;
 mod first_packet;

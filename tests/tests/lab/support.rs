@@ -52,6 +52,9 @@ to   = ["104.46.162.100"]
 udp  = [123]
 "#;
 
+/// A UDP address that the policy allows, and one that it doesn't.
+pub(crate) const OPEN_UDP: [&str; 2] = ["104.46.162.100:123", "104.46.162.100:124"];
+
 /// Where `login.example.com` is, and where it moves to.
 pub(crate) const LOGIN: &str = "20.190.130.1";
 pub(crate) const LOGIN_V6: &str = "2603:1006:2000::1";

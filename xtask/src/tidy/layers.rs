@@ -102,7 +102,9 @@ const MODULES: &[Module] = &[
     },
     Module {
         name: "control",
-        imports: Imports::These(&["document", "policy", "names", "dns", "compile", "kernel"]),
+        imports: Imports::These(&[
+            "document", "policy", "diff", "names", "dns", "compile", "kernel",
+        ]),
         purity: Purity::Impure,
     },
     Module { name: "daemon", imports: Imports::AllButCli, purity: Purity::Impure },

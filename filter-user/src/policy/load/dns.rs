@@ -224,7 +224,7 @@ fn parse_upstream(text: &str) -> Result<Upstream, String> {
 }
 
 /// An address, and a port behind a colon where it isn't the usual one.
-fn parse_server(text: &str, usual: u16) -> Result<SocketAddr, String> {
+pub(super) fn parse_server(text: &str, usual: u16) -> Result<SocketAddr, String> {
     if text.contains('%') {
         return Err("the address has a zone; write an address that is reached by routes".to_owned());
     }

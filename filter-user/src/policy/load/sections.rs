@@ -21,8 +21,9 @@ use super::{
     },
 };
 use crate::policy::{
-    Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Mode, NicName,
-    OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, TableSizes, XdpMode,
+    Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Metrics, Mode,
+    NicName, OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, TableSizes,
+    XdpMode,
     special::{Share, Shares, unicast_shares},
 };
 
@@ -32,6 +33,7 @@ pub(super) struct Collector {
     gateway: Option<Gateway>,
     dns: Option<Dns>,
     management: Option<Management>,
+    metrics: Metrics,
     sources: Vec<SourceGroup>,
     rules: Vec<Rule>,
     inbound: Vec<Inbound>,
@@ -61,10 +63,12 @@ pub(super) struct Mention {
 }
 
 const MOST_NICS: usize = MAX_NICS as usize;
-const TABLES: [&str; 6] = ["gateway", "dns", "management", "source", "rule", "inbound"];
+const TABLES: [&str; 7] = ["gateway", "dns", "management", "metrics", "source", "rule", "inbound"];
 /// Fewer would save no memory worth it.
 const LEAST_FLOWS: u32 = 1 << 10;
 const LEAST_CELLS: u32 = 1 << 12;
+/// Where metrics are given out unless the address says otherwise.
+const METRICS_PORT: u16 = 9469;
 const GUARD_HELP: &str = "name the prefixes of the administrators";
 
 /// On which side a NIC that something names may be.
@@ -93,20 +97,23 @@ impl Collector {
             let name: &str = key.get_ref();
             let origin = file.origin(key.span());
             match (name, value.get_ref()) {
-                ("gateway" | "dns" | "management", _) if !file.is_gateway_file() => report.error(
-                    &origin,
-                    format!("[{name}] can only stand in {GATEWAY_FILE}"),
-                    "move it there",
-                ),
-                ("gateway" | "dns" | "management", DeValue::Table(table)) => {
+                ("gateway" | "dns" | "management" | "metrics", _) if !file.is_gateway_file() => {
+                    report.error(
+                        &origin,
+                        format!("[{name}] can only stand in {GATEWAY_FILE}"),
+                        "move it there",
+                    )
+                }
+                ("gateway" | "dns" | "management" | "metrics", DeValue::Table(table)) => {
                     let section = Section::new(file, &format!("[{name}]"), value.span(), table);
                     match name {
                         "gateway" => self.gateway(&section, report),
                         "dns" => self.dns(&section, report),
+                        "metrics" => self.metrics(&section, report),
                         _ => self.management(&section, report),
                     }
                 }
-                ("gateway" | "dns" | "management", _) => report.error(
+                ("gateway" | "dns" | "management" | "metrics", _) => report.error(
                     &origin,
                     format!("{name} has to be one table"),
                     format!("write it as [{name}], with single brackets, once"),
@@ -193,6 +200,7 @@ impl Collector {
             gateway,
             dns: self.dns.unwrap_or_default(),
             management: self.management.unwrap_or_default(),
+            metrics: self.metrics,
             sources: self.sources,
             rules: self.rules,
             inbound: self.inbound,
@@ -292,6 +300,22 @@ impl Collector {
         let Read { dns, interception } = dns::read(section, report);
         self.dns = Some(dns);
         self.interception = interception;
+    }
+
+    fn metrics(&mut self, section: &Section<'_>, report: &mut Report) {
+        section.only(&["listen"], report);
+        let help = "write addresses of this machine in quotes, such as [\"127.0.0.1:9469\"]";
+        let Some(entry) = section.get("listen") else { return };
+        for member in entry.members(help, report).unwrap_or_default() {
+            let Some(text) = member.string(help, report) else { continue };
+            match dns::parse_server(text, METRICS_PORT) {
+                Ok(address) if self.metrics.listen.contains(&address) => {
+                    member.error("the same address a second time", "remove one", report);
+                }
+                Ok(address) => self.metrics.listen.push(address),
+                Err(why) => member.invalid(&why, report),
+            }
+        }
     }
 
     fn management(&mut self, section: &Section<'_>, report: &mut Report) {

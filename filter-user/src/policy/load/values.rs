@@ -231,6 +231,11 @@ pub(super) fn short_duration(
     }
 }
 
+/// A time in whole seconds.
+pub(super) fn any_duration(text: &str) -> Option<Duration> {
+    parse_duration(text, &UNITS)
+}
+
 /// The number and its unit, of these with their milliseconds. Too many digits are a long time.
 fn parse_duration(text: &str, units: &[(&str, u64)]) -> Option<Duration> {
     let (number, unit) =
