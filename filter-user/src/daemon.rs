@@ -15,6 +15,7 @@ mod pace;
 mod reload;
 mod replies;
 pub mod state;
+mod stop;
 mod suitable;
 pub mod tables;
 
@@ -587,8 +588,7 @@ impl Daemon {
             tracing::error!(%error, "the control socket's task ended badly");
         }
         self.save_names().await;
-        tracing::info!("stopped; the policy stays in force (`sluice detach` takes it off)");
-        Ok(())
+        self.leave()
     }
 
     /// Puts changed addresses in force.
