@@ -14,6 +14,7 @@ pub mod nics;
 mod pace;
 mod reload;
 mod replies;
+mod service;
 pub mod state;
 mod stop;
 mod suitable;
@@ -535,6 +536,8 @@ impl Daemon {
         let at_start = self.host_state.clone();
         self.follow_absences(&at_start);
         tracing::info!(generation = self.slots.generation(), "ready: the policy is in force");
+        let mut heartbeat = service::Heartbeat::new();
+        self.tell_ready();
 
         loop {
             self.start_lookups();
@@ -570,7 +573,11 @@ impl Daemon {
                 }
                 Some(()) = changes.recv() => self.pace.changed(Instant::now()),
                 () = sleep_until(reading.into()) => self.read_host().await,
-                _ = retry.tick() => self.try_again().await,
+                _ = retry.tick() => {
+                    self.try_again().await;
+                    self.tell_status();
+                }
+                () = heartbeat.beat() => {}
                 _ = signals.hangup.recv() => {
                     if let Err(error) = self.reload(&ReloadRequest::default()).await {
                         tracing::error!("{error:#}");
@@ -580,6 +587,7 @@ impl Daemon {
                 _ = signals.interrupt.recv() => break,
             }
         }
+        service::stopping();
         serving.abort();
         // The task owns the socket's file, which goes when the task is gone.
         if let Err(error) = serving.await

@@ -11,7 +11,7 @@ use super::{
     forwarding::Resolvers,
     interception,
     judge::{Flows, Judge},
-    nics, own_prefixes, suitable, tell_of_tags,
+    nics, own_prefixes, service, suitable, tell_of_tags,
 };
 use crate::{
     compile::Host,
@@ -25,8 +25,11 @@ use crate::{
 impl Daemon {
     /// Reads the configuration again and puts it in force, or says why not and changes nothing.
     pub(super) async fn reload(&mut self, request: &ReloadRequest) -> Result<Reloaded> {
+        service::reloading();
         let result = self.try_reload(request).await;
+        service::reloaded();
         self.config_error = result.as_ref().err().map(|error| format!("{error:#}"));
+        self.tell_status();
         if let Ok(reloaded) = &result {
             tracing::info!(generation = reloaded.generation, rules = reloaded.rules, "reloaded");
         }
@@ -80,6 +83,7 @@ impl Daemon {
         } else {
             self.look_up_ahead(&mut prepare(&self.names), &resolver).await
         };
+        service::alive();
         let flows = self.read_flows().await.context(kept)?;
         // What was learned meanwhile is in the cache in force.
         let names = (!same_names).then(|| {
