@@ -9,7 +9,12 @@ use clap::Args;
 use super::{PinArgs, output};
 use crate::kernel::{PinDirectory, offload, pins::NicPins, redirect};
 
+const EXAMPLES: &str = "Examples:
+  sluice detach
+  sluice detach --pin-dir /sys/fs/bpf/sluice --json";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DetachArgs {
     #[command(flatten)]
     pins: PinArgs,

@@ -12,7 +12,12 @@ use crate::control::{
     protocol::{Drop, Request},
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice drops
+  sluice drops --count 20 --json | jq .destination";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DropsArgs {
     #[command(flatten)]
     query: QueryArgs,

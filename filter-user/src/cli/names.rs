@@ -17,8 +17,13 @@ use crate::control::{
     protocol::{Flushed, Request},
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice names
+  sluice names '*.windows.com'
+  sluice names flush login.example.com";
+
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 pub(super) struct NamesArgs {
     #[command(flatten)]
     query: QueryArgs,
@@ -34,7 +39,12 @@ enum NamesCommand {
     Flush(FlushArgs),
 }
 
+const FLUSH_EXAMPLES: &str = "Examples:
+  sluice names flush                             of every name
+  sluice names flush '*.example.com'";
+
 #[derive(Args, Debug)]
+#[command(after_help = FLUSH_EXAMPLES)]
 struct FlushArgs {
     #[command(flatten)]
     query: QueryArgs,

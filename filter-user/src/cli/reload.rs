@@ -15,7 +15,12 @@ use crate::control::{
 /// Where sshd says which connection its user comes by.
 const SSH_CONNECTION: &str = "SSH_CONNECTION";
 
+const EXAMPLES: &str = "Examples:
+  sluice reload
+  sluice reload --force                          also if it cuts the SSH session that it is asked from";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ReloadArgs {
     #[command(flatten)]
     query: QueryArgs,

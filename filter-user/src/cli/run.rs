@@ -13,7 +13,12 @@ use crate::{
     daemon::{self, Options, state::DEFAULT_STATE_DIRECTORY},
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice run
+  sluice run --config ./etc --log-level debug";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
