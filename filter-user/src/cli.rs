@@ -11,6 +11,7 @@ mod examples;
 mod explain;
 mod flows;
 mod import;
+mod log;
 mod man;
 mod names;
 mod output;
