@@ -4,12 +4,18 @@
 mod allow;
 mod apply;
 mod check;
+mod completions;
 mod detach;
 mod diff;
 mod drops;
+#[cfg(test)]
+mod examples;
 mod explain;
 mod flows;
 mod import;
+mod lockdown;
+mod log;
+mod man;
 mod metrics;
 mod names;
 mod output;
@@ -22,16 +28,28 @@ mod values;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::{control::DEFAULT_SOCKET, kernel::pins::DEFAULT_PIN_DIRECTORY};
 
 /// Where the configuration is unless the command line says otherwise.
 const DEFAULT_CONFIG: &str = "/etc/sluice";
 
+const EXAMPLES: &str = "Examples:
+  sluice check                    every error of the configuration, with file and line
+  sluice run                      puts the policy in force and keeps it current
+  sluice status
+  sluice explain --from 10.0.10.7 --to 203.0.113.9 --tcp 443
+  sluice help explain";
+
+const STATUS_EXAMPLES: &str = "Examples:
+  sluice status
+  sluice status --json | jq .drops";
+
 /// An FQDN-aware egress filter for Linux gateways.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,6 +66,7 @@ enum Command {
     /// What differs between two pages, feeds or policies
     Diff(diff::DiffArgs),
     /// One screen about what is in force
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(QueryArgs),
     /// The rules, and what each let through
     Rules(rules::RulesArgs),
@@ -77,6 +96,12 @@ enum Command {
     Metrics(metrics::MetricsArgs),
     /// Take the filter off every NIC and remove its pins
     Detach(detach::DetachArgs),
+    /// Deny everything until the first policy is in force; for the boot
+    Lockdown(lockdown::LockdownArgs),
+    /// Print what completes commands in a shell
+    Completions(completions::CompletionsArgs),
+    /// Write the pages of the manual
+    Man(man::ManArgs),
 }
 
 /// What every command takes that asks the daemon.
@@ -106,6 +131,11 @@ struct PinArgs {
     pin_dir: PathBuf,
 }
 
+/// The command line as clap knows it.
+fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line and runs the command. Errors go to the standard error output as a
 /// paragraph; the exit status is 1 for what does not hold or can't be done, and 2 for wrong use.
 #[must_use]
@@ -130,6 +160,9 @@ pub fn main() -> ExitCode {
         Command::Revoke(args) => allow::revoke(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Lockdown(args) => lockdown::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     match result {
         Ok(status) => status,

@@ -15,16 +15,20 @@ mod interception;
 mod judge;
 mod kept;
 mod live;
+pub mod lockdown;
 mod metrics;
 mod naming;
 pub mod nics;
 mod pace;
 mod permissions;
 mod preview;
+pub mod privileges;
 mod reload;
 mod replies;
 mod seal;
+mod service;
 pub mod state;
+mod stop;
 mod suitable;
 pub mod tables;
 mod usage;
@@ -189,6 +193,13 @@ struct Signals {
 ///
 /// It can't start. Nothing is attached then that wasn't before.
 pub async fn run(options: Options) -> Result<()> {
+    match start_and_serve(options.clone()).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(lockdown::follow(&options, error).await),
+    }
+}
+
+async fn start_and_serve(options: Options) -> Result<()> {
     // From here on a signal waits until the start is over.
     let signals = Signals {
         hangup: signal(SignalKind::hangup())?,
@@ -233,6 +244,7 @@ pub async fn run(options: Options) -> Result<()> {
     if let Some((incoming, to_be_kept)) = to_be_kept {
         daemon.keep_in_history(incoming, to_be_kept);
     }
+    lockdown::end(&daemon.pins)?;
     daemon.serve(server, events, changes, signals).await
 }
 
@@ -594,6 +606,8 @@ impl Daemon {
         let at_start = self.host_state.clone();
         self.follow_absences(&at_start);
         tracing::info!(generation = self.slots.generation(), "ready: the policy is in force");
+        let mut heartbeat = service::Heartbeat::new();
+        self.tell_ready();
 
         loop {
             self.start_lookups();
@@ -631,7 +645,11 @@ impl Daemon {
                 () = sleep_until(allow_end.into()) => self.end_allows().await,
                 () = sleep_until(provisional_end.into()) => self.give_up_provisional().await,
                 () = sleep_until(reading.into()) => self.read_host().await,
-                _ = retry.tick() => self.try_again().await,
+                _ = retry.tick() => {
+                    self.try_again().await;
+                    self.tell_status();
+                }
+                () = heartbeat.beat() => {}
                 _ = signals.hangup.recv() => {
                     let caller = Caller::itself();
                     if let Err(error) = self.reload(&ReloadRequest::default(), &caller).await {
@@ -642,6 +660,7 @@ impl Daemon {
                 _ = signals.interrupt.recv() => break,
             }
         }
+        service::stopping();
         serving.abort();
         // The task owns the socket's file, which goes when the task is gone.
         if let Err(error) = serving.await
@@ -651,8 +670,7 @@ impl Daemon {
         }
         self.save_names().await;
         self.save_usage();
-        tracing::info!("stopped; the policy stays in force (`sluice detach` takes it off)");
-        Ok(())
+        self.leave()
     }
 
     /// Puts changed addresses in force.

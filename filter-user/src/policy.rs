@@ -71,6 +71,8 @@ pub struct Gateway {
     pub deny: DenyAction,
     /// What becomes of connections that a changed policy no longer allows.
     pub on_change: OnChange,
+    /// What becomes of the filter when the daemon is told to stop.
+    pub on_stop: OnStop,
     /// How large the kernel's tables are made whose size is a matter of choice.
     pub sizes: TableSizes,
     /// Where `[gateway]` stands.
@@ -131,6 +133,16 @@ pub enum OnChange {
     Cut,
     /// Connections that were allowed when they were opened go on until they end.
     Keep,
+}
+
+/// `on_stop`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStop {
+    /// The policy stays in force.
+    #[default]
+    Keep,
+    /// The filter is taken off every NIC, and everything passes.
+    Detach,
 }
 
 /// `[dns]`: how names are looked up, and how clients' questions are answered.

@@ -19,8 +19,8 @@ use filter_user::{
     names::{Changed, Snapshot},
     policy::{
         Clients, DenyAction, Destination, Dns, Echo, Fqdn, Gateway, IpProtocol, Label, Management,
-        Mode, NamePattern, NicName, OnChange, Origin, Policy, PortRange, PortRanges, Ports, Rule,
-        RuleState, SourceGroup, SpecialPurpose, TableSizes, XdpMode,
+        Mode, NamePattern, NicName, OnChange, OnStop, Origin, Policy, PortRange, PortRanges, Ports,
+        Rule, RuleState, SourceGroup, SpecialPurpose, TableSizes, XdpMode,
     },
 };
 use ipnet::IpNet;
@@ -220,6 +220,7 @@ pub fn random_policy(seed: u64) -> (Policy, Snapshot, Host) {
             mode: Mode::Enforce,
             deny: DenyAction::Drop,
             on_change: OnChange::Cut,
+            on_stop: OnStop::Keep,
             sizes: TableSizes::default(),
             origin: origin(1),
         },

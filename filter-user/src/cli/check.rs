@@ -18,7 +18,12 @@ use crate::{
     },
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice check
+  sluice check --config ./etc --json";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,

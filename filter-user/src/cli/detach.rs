@@ -7,9 +7,14 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{PinArgs, output};
-use crate::kernel::{PinDirectory, offload, pins::NicPins, redirect};
+use crate::kernel::{PinDirectory, barrier, offload, pins::NicPins, redirect};
+
+const EXAMPLES: &str = "Examples:
+  sluice detach
+  sluice detach --pin-dir /sys/fs/bpf/sluice --json";
 
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DetachArgs {
     #[command(flatten)]
     pins: PinArgs,
@@ -28,6 +33,7 @@ struct Detached {
 pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
     let Some(pins) = PinDirectory::open(&args.pins.pin_dir)? else {
         redirect::remove()?;
+        barrier::lift()?;
         if args.json {
             output::json(&Detached { nics: Vec::new(), rxvlan_off: Vec::new() })?;
         } else {
@@ -45,9 +51,10 @@ pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
     let rxvlan_off: Vec<String> =
         pinned.iter().filter(is_off).map(|nic| nic.name.to_string()).collect();
     // Also where that fails, everything else is taken off.
-    let redirected = redirect::remove();
+    let (redirected, lifted) = (redirect::remove(), barrier::lift());
     pins.remove_all()?;
     redirected?;
+    lifted?;
     if args.json {
         output::json(&Detached { nics, rxvlan_off })?;
     } else {

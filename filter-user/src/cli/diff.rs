@@ -31,8 +31,13 @@ use crate::{
 /// The word for the daemon's policy.
 const RUNNING: &str = "running";
 
+const EXAMPLES: &str = "Examples:
+  sluice diff page-of-june.md page-of-july.md
+  sluice diff running /etc/sluice                what a reload would change";
+
 /// What differs between two pages, feeds or policies: the exit status is 0 if nothing, else 1.
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DiffArgs {
     /// A page or feed ("-" is standard input), a policy file (*.toml), a folder of those, or
     /// "running": the policy in force

@@ -19,7 +19,14 @@ use crate::{
     policy::{IpProtocol, ports::InvalidPorts},
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice explain --from 10.0.10.7 --to 203.0.113.9 --tcp 443
+  sluice explain --from 2001:db8:10::7 --to 2001:db8:113::9 --udp 443 --in eth1 --vlan 10
+  sluice explain --from 10.0.10.7 --to 203.0.113.9 --icmp
+  sluice explain --from 10.0.10.7 --to 203.0.113.9 --proto esp";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     query: QueryArgs,

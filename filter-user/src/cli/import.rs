@@ -32,11 +32,18 @@ use crate::{
     },
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice import page.md --group eu -o /etc/sluice/policy.d/intune.toml
+  sluice import page.md --report                 where each name and prefix went, and why
+  sluice import ServiceTags.json --tags AzureFrontDoor.MicrosoftSecurity --default-ports tcp/80,tcp/443
+  sluice import - --ids 163,172 --required-only";
+
 /// Turn vendors' pages and feeds into a policy file.
 ///
 /// Pages (Markdown, rendered or plain text), the Microsoft 365 endpoints JSON, Azure service tags,
 /// plain lists and policy files are told apart by their content. Several inputs become one policy.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ImportArgs {
     /// The pages and feeds; "-" is standard input
     #[arg(value_name = "FILE", required = true)]

@@ -15,7 +15,12 @@ use crate::control::{
     protocol::{Request, ResolveRequest, Resolved},
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice resolve login.example.com
+  sluice resolve login.example.com --json";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ResolveArgs {
     #[command(flatten)]
     query: QueryArgs,

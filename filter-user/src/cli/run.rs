@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `sluice run`.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 use tracing::Level;
 
-use super::{ConfigArgs, PinArgs};
+use super::{ConfigArgs, PinArgs, log};
 use crate::{
     control::DEFAULT_SOCKET,
-    daemon::{self, Options, state::DEFAULT_STATE_DIRECTORY},
+    daemon::{
+        self, Options,
+        privileges::{self, GROUP, Membership, Outcome},
+        state::DEFAULT_STATE_DIRECTORY,
+    },
 };
 
+const EXAMPLES: &str = "Examples:
+  sluice run
+  sluice run --config ./etc --log-level debug";
+
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -31,12 +40,16 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_max_level(args.log_level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log::begin(args.log_level);
+    // Before there is a second thread, which would keep what this one gives up.
+    let Outcome { kept, group } = privileges::give_up()?;
+    tracing::info!(capabilities = kept.join(" "), "all other privileges are given up");
+    match group {
+        Membership::Member => {}
+        Membership::None => tracing::info!(
+            "only root may ask the daemon: there is no group {GROUP}, or it can't be joined"
+        ),
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -49,6 +49,7 @@ impl World {
                 mode: Mode::Enforce,
                 deny: DenyAction::Drop,
                 on_change: crate::policy::OnChange::Cut,
+                on_stop: crate::policy::OnStop::Keep,
                 sizes: TableSizes::default(),
                 origin: origin(1),
             },

@@ -13,6 +13,7 @@ use filter_common::{
 };
 use ipnet::IpNet;
 
+use super::service;
 use crate::{
     compile::{Host, HostNic},
     kernel::{
@@ -176,6 +177,8 @@ pub fn attach(
     let pinned = pins.nics()?;
     let mut attached = Attached::default();
     for nic in nics {
+        // The kernel's verifier takes a second or two for each.
+        service::alive();
         match attach_one(pins, nic, pinned.contains(nic), host, gateway, &mut attached.fresh) {
             Ok(attachment) => attached.attachments.push(attachment),
             Err(error) => {

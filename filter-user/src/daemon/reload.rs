@@ -19,7 +19,7 @@ use super::{
     history::{History, Incoming, NextStart},
     interception,
     judge::{Flows, Judge},
-    nics, own_prefixes, permissions, suitable, tell_of_tags,
+    nics, own_prefixes, permissions, service, suitable, tell_of_tags,
 };
 use crate::{
     compile::Host,
@@ -68,8 +68,11 @@ impl Daemon {
         caller: &Caller,
     ) -> Result<Reloaded> {
         self.refuse_while_provisional()?;
+        service::reloading();
         let result = self.try_reload(request, caller).await;
+        service::reloaded();
         self.config_error = result.as_ref().err().map(|error| format!("{error:#}"));
+        self.tell_status();
         if let Ok(reloaded) = &result {
             tracing::info!(generation = reloaded.generation, rules = reloaded.rules, "reloaded");
         }
@@ -149,6 +152,7 @@ impl Daemon {
         } else {
             self.look_up_ahead(&mut prepare(&self.names), &resolver).await
         };
+        service::alive();
         let flows = self.read_flows().await.context(kept)?;
         // What was learned meanwhile is in the cache in force.
         let names = (!same_names).then(|| {

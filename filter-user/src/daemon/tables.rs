@@ -9,6 +9,7 @@ use filter_common::wire::{
     Active, COUNTERS_PER_NIC, DEFAULT_INDEX_LINES, FIRST_MATCH, IndexLayout, MAX_NICS, SLOTS,
 };
 
+use super::service;
 use crate::{
     compile::{
         Compiled, CounterLedger, Edit, NamesError, SlotTables, Step, apply, index_lines,
@@ -23,6 +24,9 @@ use crate::{
 
 /// Addresses that found no room in the index, after which it is built anew with more.
 const CROWDED: u32 = 2048;
+
+/// Steps after which the service manager hears that work goes on; they take some 20 ms.
+const STEPS_OF_A_PART: usize = 4096;
 
 /// The slots, with a mirror of what the kernel holds.
 #[derive(Debug)]
@@ -453,7 +457,10 @@ fn carry_out(
     slot: SlotIndex,
     steps: impl IntoIterator<Item = Step>,
 ) -> Result<()> {
-    for step in steps {
+    for (number, step) in steps.into_iter().enumerate() {
+        if number % STEPS_OF_A_PART == STEPS_OF_A_PART - 1 {
+            service::alive();
+        }
         maps.apply(slot, &step).with_context(|| {
             let kind = match step {
                 Step::Settings(_) => "settings",

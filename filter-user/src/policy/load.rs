@@ -119,28 +119,17 @@ pub fn load(directory: &Path) -> Result<Loaded, LoadErrors> {
 /// As [`load`].
 pub fn load_copy(directory: &Path, original: &Path) -> Result<Loaded, LoadErrors> {
     let mut analysis = Analysis::default();
-    let mut files = vec![(Arc::from(GATEWAY_FILE), directory.join(GATEWAY_FILE))];
+    let mut files = vec![(GATEWAY_FILE.to_owned(), directory.join(GATEWAY_FILE))];
     match policy_files(&directory.join(POLICY_FOLDER)) {
         Ok(names) => files.extend(names.into_iter().map(|name| {
             let path = directory.join(POLICY_FOLDER).join(&name);
-            (Arc::from(format!("{POLICY_FOLDER}/{}", name.to_string_lossy())), path)
+            (format!("{POLICY_FOLDER}/{}", name.to_string_lossy()), path)
         })),
         Err(error) => analysis.broken(|report| report.unreadable(POLICY_FOLDER, &error)),
     }
     // One after the other, so that the memory for the text and the tree of one does for the next.
     for (name, path) in files {
-        match read(&path) {
-            Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => analysis.file(&name, &text),
-                Err(error) => analysis.broken(|report| {
-                    report.not_utf8(&name, error.as_bytes(), error.utf8_error());
-                }),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound && &*name == GATEWAY_FILE => {
-                analysis.broken(Report::missing_gateway_file);
-            }
-            Err(error) => analysis.broken(|report| report.unreadable(&name, &error)),
-        }
+        analysis.read(&name, &path);
     }
     let mut loaded = analysis.finish()?;
     // Past this place nobody knows where the configuration stands.
@@ -148,6 +137,17 @@ pub fn load_copy(directory: &Path, original: &Path) -> Result<Loaded, LoadErrors
         *path = original.join(&path);
     }
     Ok(loaded)
+}
+
+/// Reads `gateway.toml` alone, so that the gateway is known also where a file of rules is broken.
+///
+/// # Errors
+///
+/// All errors of the file.
+pub fn load_gateway(directory: &Path) -> Result<Policy, LoadErrors> {
+    let mut analysis = Analysis::default();
+    analysis.read(GATEWAY_FILE, &directory.join(GATEWAY_FILE));
+    Ok(analysis.finish()?.policy)
 }
 
 /// Reads the rules of one policy file, of a folder of such files, or of a configuration directory.
@@ -390,6 +390,22 @@ impl Analysis {
         }
     }
 
+    /// Reads one file from the disk.
+    fn read(&mut self, name: &str, path: &Path) {
+        match read(path) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => self.file(&Arc::from(name), &text),
+                Err(error) => self.broken(|report| {
+                    report.not_utf8(name, error.as_bytes(), error.utf8_error());
+                }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name == GATEWAY_FILE => {
+                self.broken(Report::missing_gateway_file);
+            }
+            Err(error) => self.broken(|report| report.unreadable(name, &error)),
+        }
+    }
+
     /// Notes why a file can't be read.
     fn broken(&mut self, why: impl FnOnce(&mut Report)) {
         why(&mut self.report);
@@ -468,7 +484,8 @@ mod tests {
 
     use super::*;
     use crate::policy::{
-        Clients, Interception, Mode, OnChange, OutsidePolicy, RuleState, SpecialPurpose, XdpMode,
+        Clients, Interception, Mode, OnChange, OnStop, OutsidePolicy, RuleState, SpecialPurpose,
+        XdpMode,
     };
 
     const UNGUARDED: &str = "[gateway]\ninside = [\"eth1\"]\noutside = []\n";
@@ -500,6 +517,7 @@ mod tests {
         assert_eq!(policy.gateway.mode, Mode::Enforce);
         assert_eq!(policy.gateway.deny, super::super::DenyAction::Reject);
         assert_eq!(policy.gateway.on_change, OnChange::Cut);
+        assert_eq!(policy.gateway.on_stop, OnStop::Keep);
         assert_eq!(policy.gateway.origin.to_string(), "gateway.toml:1");
         assert!(policy.dns.upstream.is_empty());
         assert_eq!(policy.dns.min_ttl, Duration::from_secs(60));
@@ -519,6 +537,7 @@ xdp_mode = "generic"
 mode     = "audit"
 deny     = "drop"
 on_change = "keep"
+on_stop = "detach"
 
 [dns]
 upstream = ["tls://192.0.2.53:853", "tls://192.0.2.54:8853#DNS.example.net", "tls://[2001:db8::53]"]
@@ -584,6 +603,7 @@ note = "for the admins"
         assert_eq!(lines(&warnings), [""; 0]);
         assert_eq!(policy.gateway.inside.len(), 2);
         assert_eq!(policy.gateway.mode, Mode::Audit);
+        assert_eq!(policy.gateway.on_stop, OnStop::Detach);
         assert_eq!(policy.dns.grace, Duration::from_secs(86_400));
         assert_eq!(policy.dns.min_ttl, Duration::from_secs(300));
         assert_eq!(policy.management.udp.to_string(), "60000-61000");

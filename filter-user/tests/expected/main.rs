@@ -8,4 +8,5 @@ mod cases;
 mod diff;
 mod frames;
 mod patterns;
+mod troubleshooting;
 mod warnings;

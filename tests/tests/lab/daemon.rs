@@ -398,6 +398,31 @@ fn enforcement_outlives_the_daemon_and_ends_with_detach() {
 }
 
 #[test]
+fn stopping_is_detaching_where_that_is_asked_for() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let _listeners = Listeners::start(&lab.internet, [8443], []).unwrap();
+    let settings = GATEWAY.replace("deny", "on_stop = \"detach\"\ndeny");
+    let configuration = Configuration::new(settings).policy("test", POLICY);
+    let mut gateway = Gateway::new(&lab, &configuration).unwrap();
+    let check = |expected| check_tcp(&lab.client, "104.46.162.96:8443", expected);
+    gateway.start().unwrap();
+    check(Outcome::Silence);
+    // Nobody told it to stop.
+    gateway.kill();
+    check(Outcome::Silence);
+    assert!(has_program(&lab.gateway, "lan0"));
+    gateway.start().unwrap();
+    check(Outcome::Silence);
+    gateway.stop().unwrap();
+    check_off(&lab.gateway, "lan0");
+    check_off(&lab.gateway, "wan0");
+    assert!(!gateway.pins().path().exists());
+    check(Outcome::Answered);
+    assert!(gateway.log().contains("stopped, and the filter is taken off"), "{}", gateway.log());
+}
+
+#[test]
 fn nothing_is_left_after_a_gateway() {
     let lab = Topology::new(Clients::One).unwrap();
     let dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::policy::{
     Clients, DenyAction, Destination, Dns, Gateway, Inbound, Label, Management, Metrics, Mode,
-    NicName, OnChange, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose, TableSizes,
-    XdpMode,
+    NicName, OnChange, OnStop, Origin, Policy, Rule, RuleState, SourceGroup, SpecialPurpose,
+    TableSizes, XdpMode,
     special::{Share, Shares, unicast_shares},
 };
 
@@ -222,6 +222,7 @@ impl Collector {
                 "mode",
                 "deny",
                 "on_change",
+                "on_stop",
                 "max_flows",
                 "max_grant_cells",
             ],
@@ -273,6 +274,8 @@ impl Collector {
         let xdp_mode = section.get("xdp_mode").and_then(|entry| entry.choice(&xdp_modes, report));
         let mode = section.get("mode").and_then(|entry| entry.choice(&modes, report));
         let deny = section.get("deny").and_then(|entry| entry.choice(&denials, report));
+        let stops = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
+        let on_stop = section.get("on_stop").and_then(|entry| entry.choice(&stops, report));
         let on_change = section.get("on_change").and_then(|entry| entry.choice(&changes, report));
         let mut size = |key, least, most, usual| {
             let entry = section.get(key);
@@ -291,6 +294,7 @@ impl Collector {
             mode: mode.unwrap_or_default(),
             deny: deny.unwrap_or_default(),
             on_change: on_change.unwrap_or_default(),
+            on_stop: on_stop.unwrap_or_default(),
             sizes,
             origin: section.origin.clone(),
         });
