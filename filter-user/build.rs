@@ -15,6 +15,10 @@ fn main() -> Result<()> {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
     let directory = root.join("filter-ebpf");
-    let filter = ebpf::Object { name: "filter-ebpf", directory, features: &[] };
-    ebpf::build(&[filter], "ebpf")
+    let (features, shared): (&[&str], &str) = match env::var_os("CARGO_FEATURE_NEXT_LAYOUT") {
+        Some(_) => (&["next-layout"], "ebpf-next"),
+        None => (&[], "ebpf"),
+    };
+    let filter = ebpf::Object { name: "filter-ebpf", directory, features };
+    ebpf::build(&[filter], shared)
 }

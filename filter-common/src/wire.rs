@@ -11,7 +11,7 @@ use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 6 } else { 5 };
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
@@ -145,6 +145,9 @@ pub struct SlotSettings {
     /// [`SlotSettings::REJECT`], [`SlotSettings::INTERCEPT`], [`SlotSettings::FORWARDER_V4`] and
     /// [`SlotSettings::FORWARDER_V6`].
     pub flags: u32,
+    /// What makes another layout of this one.
+    #[cfg(feature = "next-layout")]
+    pub more: u32,
 }
 
 impl SlotSettings {
@@ -167,6 +170,7 @@ impl SlotSettings {
     pub const FORWARDER_V6: u32 = 32;
 }
 
+#[cfg(not(feature = "next-layout"))]
 const _: () = assert!(size_of::<SlotSettings>() == 16 && align_of::<SlotSettings>() == 4);
 
 /// Where the parts of a slot's index begin, in lines within the slot, and how long its tables are

@@ -140,6 +140,8 @@ impl Skeleton {
             port_classes: ports.count(),
             mode,
             flags: flags(policy, host),
+            #[cfg(feature = "next-layout")]
+            more: 0,
         };
         let cells = policy.gateway.sizes.grant_cells;
         let basis = Basis::new(book, &led.names, classes, ports, cells);

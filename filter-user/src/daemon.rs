@@ -41,7 +41,10 @@ use std::{
 };
 
 use anyhow::Result;
-use filter_common::{egress::Side, wire::AddressPair};
+use filter_common::{
+    egress::Side,
+    wire::{AddressPair, LAYOUT_VERSION},
+};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -82,6 +85,7 @@ use crate::{
         clock::TickClock,
         events::DropSample,
         maps::Provenance,
+        migration::{Inherited, Migration},
         netlink::{HostState, Netlink},
         object::check_privileges,
         offload::{self, Tags},
@@ -218,28 +222,53 @@ async fn start_and_serve(options: Options) -> Result<()> {
     interception::check(&loaded.policy)?;
 
     let pins = PinDirectory::create(&options.pins)?;
+    let migration = Migration::begin(&pins)?;
+    if let Some(migration) = &migration {
+        tracing::info!(from = migration.from(), to = LAYOUT_VERSION, "tables get another layout");
+    }
+    // What a failed start leaves behind is removed, and an adopted set of pins stays as it is.
     let fresh = pins.nics()?.is_empty();
+    let abandon = |pins: PinDirectory, migration: Option<Migration>, error: anyhow::Error| {
+        let undone = match migration {
+            Some(migration) => migration.undo(&pins),
+            None if fresh => pins.remove_all(),
+            None => Ok(()),
+        };
+        match undone {
+            Ok(()) => error,
+            Err(other) => error.context(format!("and the pins can't be put back: {other:#}")),
+        }
+    };
     let server = match Server::bind(&options.socket).await {
         Ok(server) => server,
-        Err(error) => return Err(abandon(pins, fresh, error)),
+        Err(error) => return Err(abandon(pins, migration, error)),
     };
     tell_of_memory(Footprint::fixed(loaded.policy.gateway.sizes, SharedMaps::cpus()));
     let opened = SharedMaps::open(&pins, loaded.policy.gateway.sizes)
         .and_then(|(maps, ring, provenance)| Ok((maps, Events::new(ring)?, provenance)));
     let (maps, events, provenance) = match opened {
         Ok(opened) => opened,
-        Err(error) => return Err(abandon(pins, fresh, error)),
+        Err(error) => return Err(abandon(pins, migration, error)),
     };
     loaded.take_sizes(maps.sizes());
     let maps = (maps, provenance);
-    let prepared = Daemon::prepare(options, loaded, netlink, host_state, pins, maps, (state, kept));
+    let inherited = match &migration {
+        Some(migration) => migration.inherited(&pins),
+        None => Inherited::Nothing,
+    };
+    let state = (state, kept, inherited);
+    let prepared = Daemon::prepare(options, loaded, netlink, host_state, pins, maps, state);
     let mut daemon = match prepared {
         Ok(daemon) => daemon,
-        Err((pins, error)) => return Err(abandon(pins, fresh, error)),
+        Err((pins, error)) => return Err(abandon(pins, migration, error)),
     };
-    if let Err(error) = daemon.start().await {
+    if let Err(error) = daemon.start(migration.is_some()).await {
         nics::restore_tags(&daemon.tags);
-        return Err(abandon(daemon.pins, fresh, error));
+        return Err(abandon(daemon.pins, migration, error));
+    }
+    if let Some(migration) = migration {
+        migration.finish()?;
+        tracing::info!("the older tables are gone");
     }
     if let Some((incoming, to_be_kept)) = to_be_kept {
         daemon.keep_in_history(incoming, to_be_kept);
@@ -257,14 +286,6 @@ fn raise_file_limit() {
     }
 }
 
-/// Removes what a failed first start left behind; an adopted set of pins stays as it is.
-fn abandon(pins: PinDirectory, fresh: bool, error: anyhow::Error) -> anyhow::Error {
-    if fresh && let Err(other) = pins.remove_all() {
-        return error.context(format!("and the pins can't be removed: {other:#}"));
-    }
-    error
-}
-
 // === impl Daemon ===
 
 impl Daemon {
@@ -277,15 +298,16 @@ impl Daemon {
         host_state: HostState,
         pins: PinDirectory,
         (maps, provenance): (SharedMaps, Provenance),
-        (state, kept): (StateDirectory, Kept),
+        (state, kept, inherited): (StateDirectory, Kept, Inherited),
     ) -> Result<Self, (PinDirectory, anyhow::Error)> {
         let assemble = || -> Result<_> {
             let (mut slots, found) = TwoSlots::open(maps, provenance)?;
-            let ledger = match (found, state.ledger()) {
+            let counted = found == Found::Policy || inherited == Inherited::Counters;
+            let ledger = match (counted, state.ledger()) {
                 // Counters that nothing counts at yet belong to nobody.
-                (Found::Nothing, _) => CounterLedger::default(),
-                (Found::Policy, Saved::Found(ledger)) => ledger,
-                (Found::Policy, lost) => {
+                (false, _) => CounterLedger::default(),
+                (true, Saved::Found(ledger)) => ledger,
+                (true, lost) => {
                     let why = match lost {
                         Saved::Unusable(why) => why,
                         Saved::Found(_) | Saved::Missing => "counters.json is not there".to_owned(),
@@ -362,19 +384,20 @@ impl Daemon {
     }
 
     /// Puts the policy in force and the programs on the NICs.
-    async fn start(&mut self) -> Result<()> {
+    async fn start(&mut self, migrating: bool) -> Result<()> {
         // What can't be opened yet must not keep the filter from being there.
         let mut listeners = self.forwarding.open_what_can_be(&self.policy);
         self.tags = nics::keep_tags(&self.policy, &self.nics)?;
         tell_of_tags(&self.tags);
         let adopting = self.slots.generation() > 0;
         self.follow_interfaces();
+        // Tables in which names have no addresses yet must not take the place of others.
+        if (adopting || migrating) && self.restored == Restored::Nothing {
+            self.await_first_lookups().await;
+        }
         if adopting {
             // What can fail comes before the tables change, so that a policy that can't be put on
             // all of its NICs leaves the old one as it is.
-            if self.restored == Restored::Nothing {
-                self.await_first_lookups().await;
-            }
             let there = self.there(&self.nics);
             let pinned = self.pins.nics()?;
             let (compiled, ledger) = self.compile_whole()?;
@@ -382,7 +405,7 @@ impl Daemon {
             // Where the index was made longer, a daemon may have ended before its programs looked at the
             // longer one: theirs have to be replaced before anything is written for it.
             let same_index = lines.is_none() && self.slots.has_first_index();
-            if same_index && there.iter().all(|nic| pinned.contains(nic)) {
+            if same_index && !migrating && there.iter().all(|nic| pinned.contains(nic)) {
                 // Programs of this layout are on all of them and do for the moment, while clients
                 // wait for answers: loading others takes the kernel's verifier a second and more.
                 self.put_in_force(compiled, ledger)?;

@@ -110,6 +110,22 @@ impl Configuration {
         Ok(())
     }
 
+    /// Writes it in the place of what is in a directory.
+    ///
+    /// # Errors
+    ///
+    /// If the files can't be written.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        if directory.exists() {
+            fs::remove_dir_all(directory)?;
+        }
+        fs::create_dir_all(directory.join("policy.d"))?;
+        for (name, text) in &self.0 {
+            fs::write(directory.join(name), text).with_context(|| name.clone())?;
+        }
+        Ok(())
+    }
+
     /// How many bytes its files have.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -210,6 +226,19 @@ impl<'lab> Gateway<'lab> {
     #[must_use]
     pub fn binary(&self) -> &Path {
         &self.binary
+    }
+
+    /// Another binary is run from now on.
+    pub fn use_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    /// A command that asks the daemon, with `--json`, not started yet.
+    #[must_use]
+    pub fn asking(&self, arguments: &[&str]) -> Command {
+        let mut command = self.sluice();
+        command.args(arguments).arg("--socket").arg(self.socket()).arg("--json");
+        command
     }
 
     /// Starts the daemon and waits until it is ready.

@@ -17,6 +17,7 @@ pub mod dns_bench;
 pub mod dns_server;
 pub mod first_packet;
 pub mod frames;
+pub mod gap;
 pub mod gateway;
 pub mod generator;
 pub mod ground;

@@ -86,6 +86,19 @@ impl PinDir {
         &self.path
     }
 
+    /// The layouts of tables that have pins there.
+    ///
+    /// # Errors
+    ///
+    /// If the directory can't be read.
+    pub fn layouts(&self) -> Result<Vec<String>> {
+        let mut layouts = Vec::new();
+        for entry in fs::read_dir(&self.path).with_context(|| self.path.display().to_string())? {
+            layouts.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(layouts)
+    }
+
     /// Everything that is pinned there, sorted; empty if the directory is not there.
     #[must_use]
     pub fn pins(&self) -> Vec<PathBuf> {

@@ -265,11 +265,10 @@ impl SharedMaps {
         pins: &PinDirectory,
         wanted: TableSizes,
     ) -> Result<(Self, RingBuf<MapData>, Provenance)> {
-        let provenance = if SHARED.iter().any(|name| pins.map(name).exists()) {
-            Provenance::Pinned
-        } else {
-            Provenance::Created
-        };
+        // Others may have been taken over from an older layout, or made by a start that ended before it
+        // wrote anything.
+        let provenance =
+            if pins.map("ACTIVE").exists() { Provenance::Pinned } else { Provenance::Created };
         let sizes = TableSizes {
             flows: pinned_length(pins, "FLOWS")?.unwrap_or(wanted.flows),
             grant_cells: pinned_length(pins, "CELLS")?

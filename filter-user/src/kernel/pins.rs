@@ -12,7 +12,10 @@ use anyhow::{Context as _, Result, bail};
 use filter_common::wire::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::egress;
+use super::{
+    egress,
+    migration::{layouts, remove_tree},
+};
 use crate::policy::NicName;
 
 /// Where pins are unless the command line says otherwise.
@@ -65,16 +68,13 @@ impl PinDirectory {
     ///
     /// # Errors
     ///
-    /// It is not in a bpffs that the host keeps, another daemon has it, or it holds pins of
-    /// another layout.
+    /// It is not in a bpffs that the host keeps, or another daemon has it. Pins of other layouts are a
+    /// matter of [`Migration`](super::migration::Migration).
     pub fn create(root: &Path) -> Result<Self> {
         let layout = root.join(format!("v{LAYOUT_VERSION}"));
         let parent = root.parent().context("the pin directory can't be the root directory")?;
         check_bpffs(parent)?;
         let mut pins = Self { root: root.to_owned(), layout, lock: None };
-        if root.exists() {
-            pins.check_other_layouts()?;
-        }
         let maps = pins.layout.join("maps");
         fs::create_dir_all(&maps)
             .with_context(|| format!("the pin directory {} can't be made", maps.display()))?;
@@ -120,19 +120,72 @@ impl PinDirectory {
         Self { root: root.to_owned(), layout, lock: None }.has_lockdown()
     }
 
-    /// Whether a running daemon has the pins below `root`, as far as can be seen.
+    /// Whether a running daemon has the pins below `root`, whatever their layout, as far as can be seen.
     #[must_use]
     pub fn is_held(root: &Path) -> bool {
-        let layout = root.join(format!("v{LAYOUT_VERSION}"));
-        let opened = File::open(layout);
-        opened.is_ok_and(|directory| matches!(directory.try_lock(), Err(TryLockError::WouldBlock)))
+        Self::all(root).iter().any(|pins| {
+            let opened = File::open(&pins.layout);
+            opened.is_ok_and(|directory| {
+                matches!(directory.try_lock(), Err(TryLockError::WouldBlock))
+            })
+        })
     }
 
-    /// Whether programs are pinned below `root`, as far as can be seen.
+    /// Whether programs are pinned below `root`, whatever their layout, as far as can be seen.
     #[must_use]
     pub fn is_in_use(root: &Path) -> bool {
-        let layout = root.join(format!("v{LAYOUT_VERSION}"));
-        Self { root: root.to_owned(), layout, lock: None }.nics().is_ok_and(|nics| !nics.is_empty())
+        Self::all(root).iter().any(|pins| pins.nics().is_ok_and(|nics| !nics.is_empty()))
+    }
+
+    /// The pins of each layout, without a lock.
+    fn all(root: &Path) -> Vec<Self> {
+        let layouts = layouts(root).unwrap_or_default().into_iter();
+        let pins = |version: u32| Self {
+            root: root.to_owned(),
+            layout: root.join(format!("v{version}")),
+            lock: None,
+        };
+        layouts.map(pins).collect()
+    }
+
+    /// Opens the pins of another layout and locks them.
+    ///
+    /// # Errors
+    ///
+    /// A daemon of that layout runs.
+    pub(super) fn open_layout(root: &Path, version: u32) -> Result<Self> {
+        let layout = root.join(format!("v{version}"));
+        let mut pins = Self { root: root.to_owned(), layout, lock: None };
+        pins.acquire()?;
+        Ok(pins)
+    }
+
+    /// The other layouts that have pins beside these.
+    pub(super) fn other_layouts(&self) -> Result<Vec<u32>> {
+        let mut versions = layouts(&self.root)?;
+        versions.retain(|version| *version != LAYOUT_VERSION);
+        Ok(versions)
+    }
+
+    /// The layout that these pins are of.
+    pub(super) fn version(&self) -> u32 {
+        let name = self.layout.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix('v').and_then(|version| version.parse().ok()).unwrap_or_default()
+    }
+
+    /// The directory of all layouts.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Removes these pins; what other pins hold goes on.
+    pub(super) fn remove_pins(self) -> Result<()> {
+        remove_tree(&self.layout)
+    }
+
+    /// As [`Self::remove_pins`], where the lock is still needed.
+    pub(super) fn remove_own_pins(&self) -> Result<()> {
+        remove_tree(&self.layout)
     }
 
     /// Where a map is pinned.
@@ -265,21 +318,7 @@ impl PinDirectory {
         for nic in self.nics()? {
             self.remove_nic(&nic)?;
         }
-        let below = |directory: &Path| -> Result<()> {
-            for entry in fs::read_dir(directory)? {
-                let entry = entry?;
-                if !entry.file_type()?.is_dir() {
-                    remove_if_there(&entry.path())?;
-                }
-            }
-            Ok(())
-        };
-        let maps = self.layout.join("maps");
-        for directory in [&maps, &self.layout] {
-            below(directory)?;
-            fs::remove_dir(directory)
-                .with_context(|| format!("{} can't be removed", directory.display()))?;
-        }
+        remove_tree(&self.layout)?;
         // Another layout's pins may stand beside ours; then the directory stays.
         match fs::remove_dir(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
@@ -338,7 +377,7 @@ pub(super) fn pin_beside(
     fs::rename(fresh, path).with_context(|| format!("{} can't be renamed", fresh.display()))
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("{} can't be removed", path.display()))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements. These need root: `sluice-bench kill [TIMES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
+//! Measurements. These need root: `sluice-bench kill [TIMES]`, `gap [KILLS]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
 //! `first-packet [NAMES]`, `scale [--quick | PREFIXES...]`, `dns [ROUNDS]` (which also needs dnsperf) and
 //! `judge [POLICIES [PACKETS [SEED]]]`; `packet`, `throughput` and `generate` do, too; `import [ROUNDS]` doesn't. All but
 //! `learn`, `packet` and `generate` need a `sluice` built next to it.
@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use sluice_lab::{
     dns_bench::{self, Names},
     first_packet::{Circumstances, Learning, Load, Nat, Reload, Stage},
+    gap::{Plan, live_through, next_layout},
     import_bench,
     judge::{self, LISTED},
     learn_bench, packet_bench, report, restart_bench, scale_bench, survival, swap,
@@ -28,6 +29,11 @@ use sluice_lab::{
 
 /// How often the daemon is killed unless the command line says otherwise.
 const KILLS: u32 = 20;
+
+/// How often the daemon is killed under the prober unless the command line says otherwise, and how often
+/// the policy is loaded again.
+const GAP_KILLS: u32 = 50;
+const GAP_RELOADS: u32 = 100;
 
 /// How often policies are swapped unless the command line says otherwise.
 const SWAPS: u32 = 500;
@@ -82,6 +88,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["kill"] => kill(KILLS),
         ["kill", times] => times.parse().context("TIMES is no number").and_then(kill),
+        ["gap"] => gap(GAP_KILLS),
+        ["gap", times] => times.parse().context("TIMES is no number").and_then(gap),
         ["swap"] => swap(SWAPS),
         ["swap", times] => times.parse().context("TIMES is no number").and_then(swap),
         ["first-packet"] => first_packet(NAMES),
@@ -108,7 +116,7 @@ fn main() -> ExitCode {
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
-                "usage: sluice-bench kill [TIMES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
+                "usage: sluice-bench kill [TIMES] | gap [KILLS] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
                  scale [--quick | PREFIXES...] | dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]] | \
                  packet [--quick] [--sizes N,N] [--rounds N] | throughput [--quick] [--rounds N] | generate ..."
             );
@@ -131,6 +139,17 @@ fn kill(times: u32) -> Result<()> {
         bail!("the daemon's death opened or closed something");
     }
     Ok(())
+}
+
+fn gap(kills: u32) -> Result<()> {
+    let seed = u64::from(std::process::id());
+    let plan = Plan { kills, reloads: GAP_RELOADS, next: next_layout(), seed };
+    if plan.next.is_none() {
+        println!("without an upgrade: no build with another layout in SLUICE_NEXT_LAYOUT_BIN");
+    }
+    let gaps = live_through(&plan)?;
+    print!("seed {seed}\n{gaps}");
+    gaps.check()
 }
 
 fn swap(times: u32) -> Result<()> {

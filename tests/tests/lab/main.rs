@@ -17,6 +17,7 @@ mod daemon;
 mod failure;
 mod first_packet;
 mod flows;
+mod gap;
 mod ground;
 mod intercept;
 mod judge;
