@@ -12,6 +12,7 @@ mod judge;
 mod naming;
 pub mod nics;
 mod pace;
+pub mod privileges;
 mod reload;
 mod replies;
 mod service;

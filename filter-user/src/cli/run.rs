@@ -10,7 +10,11 @@ use tracing::Level;
 use super::{ConfigArgs, PinArgs, log};
 use crate::{
     control::DEFAULT_SOCKET,
-    daemon::{self, Options, state::DEFAULT_STATE_DIRECTORY},
+    daemon::{
+        self, Options,
+        privileges::{self, GROUP, Membership, Outcome},
+        state::DEFAULT_STATE_DIRECTORY,
+    },
 };
 
 const EXAMPLES: &str = "Examples:
@@ -37,6 +41,15 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     log::begin(args.log_level);
+    // Before there is a second thread, which would keep what this one gives up.
+    let Outcome { kept, group } = privileges::give_up()?;
+    tracing::info!(capabilities = kept.join(" "), "all other privileges are given up");
+    match group {
+        Membership::Member => {}
+        Membership::None => tracing::info!(
+            "only root may ask the daemon: there is no group {GROUP}, or it can't be joined"
+        ),
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
