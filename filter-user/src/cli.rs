@@ -11,6 +11,7 @@ mod examples;
 mod explain;
 mod flows;
 mod import;
+mod lockdown;
 mod log;
 mod man;
 mod names;
@@ -84,6 +85,8 @@ enum Command {
     Reload(reload::ReloadArgs),
     /// Take the filter off every NIC and remove its pins
     Detach(detach::DetachArgs),
+    /// Deny everything until the first policy is in force; for the boot
+    Lockdown(lockdown::LockdownArgs),
     /// Print what completes commands in a shell
     Completions(completions::CompletionsArgs),
     /// Write the pages of the manual
@@ -140,6 +143,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => flows::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Lockdown(args) => lockdown::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     };

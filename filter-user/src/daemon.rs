@@ -9,6 +9,7 @@ mod flows;
 mod forwarding;
 mod interception;
 mod judge;
+pub mod lockdown;
 mod naming;
 pub mod nics;
 mod pace;
@@ -164,6 +165,13 @@ struct Signals {
 ///
 /// It can't start. Nothing is attached then that wasn't before.
 pub async fn run(options: Options) -> Result<()> {
+    match start_and_serve(options.clone()).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(lockdown::follow(&options, error).await),
+    }
+}
+
+async fn start_and_serve(options: Options) -> Result<()> {
     // From here on a signal waits until the start is over.
     let signals = Signals {
         hangup: signal(SignalKind::hangup())?,
@@ -210,6 +218,7 @@ pub async fn run(options: Options) -> Result<()> {
         nics::restore_tags(&daemon.tags);
         return Err(abandon(daemon.pins, fresh, error));
     }
+    lockdown::end(&daemon.pins)?;
     daemon.serve(server, events, changes, signals).await
 }
 

@@ -5,6 +5,7 @@
 //! It is the only module that knows aya and netlink.
 
 pub mod attach;
+pub mod barrier;
 pub mod clock;
 pub mod conntrack;
 mod egress;

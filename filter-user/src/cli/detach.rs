@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{PinArgs, output};
-use crate::kernel::{PinDirectory, offload, pins::NicPins, redirect};
+use crate::kernel::{PinDirectory, barrier, offload, pins::NicPins, redirect};
 
 const EXAMPLES: &str = "Examples:
   sluice detach
@@ -33,6 +33,7 @@ struct Detached {
 pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
     let Some(pins) = PinDirectory::open(&args.pins.pin_dir)? else {
         redirect::remove()?;
+        barrier::lift()?;
         if args.json {
             output::json(&Detached { nics: Vec::new(), rxvlan_off: Vec::new() })?;
         } else {
@@ -50,9 +51,10 @@ pub(super) fn run(args: &DetachArgs) -> Result<ExitCode> {
     let rxvlan_off: Vec<String> =
         pinned.iter().filter(is_off).map(|nic| nic.name.to_string()).collect();
     // Also where that fails, everything else is taken off.
-    let redirected = redirect::remove();
+    let (redirected, lifted) = (redirect::remove(), barrier::lift());
     pins.remove_all()?;
     redirected?;
+    lifted?;
     if args.json {
         output::json(&Detached { nics, rxvlan_off })?;
     } else {

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -112,6 +112,22 @@ impl PinDirectory {
         Ok(Some(pins))
     }
 
+    /// Whether a lock-down is in force below `root`, and no policy has taken its place yet, as far as
+    /// can be seen.
+    #[must_use]
+    pub fn is_locked_down(root: &Path) -> bool {
+        let layout = root.join(format!("v{LAYOUT_VERSION}"));
+        Self { root: root.to_owned(), layout, lock: None }.has_lockdown()
+    }
+
+    /// Whether a running daemon has the pins below `root`, as far as can be seen.
+    #[must_use]
+    pub fn is_held(root: &Path) -> bool {
+        let layout = root.join(format!("v{LAYOUT_VERSION}"));
+        let opened = File::open(layout);
+        opened.is_ok_and(|directory| matches!(directory.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
     /// Whether programs are pinned below `root`, as far as can be seen.
     #[must_use]
     pub fn is_in_use(root: &Path) -> bool {
@@ -159,6 +175,39 @@ impl PinDirectory {
     #[must_use]
     pub fn next_egress_program(&self, nic: &NicPins) -> PathBuf {
         self.layout.join(nic.file("next_leaving"))
+    }
+
+    /// Whether the tables are those of a lock-down.
+    #[must_use]
+    pub fn has_lockdown(&self) -> bool {
+        self.lockdown().is_symlink()
+    }
+
+    /// Notes that the tables are those of a lock-down, for as long as there are these tables.
+    ///
+    /// # Errors
+    ///
+    /// The note can't be made.
+    pub fn note_lockdown(&self) -> Result<()> {
+        if self.has_lockdown() {
+            return Ok(());
+        }
+        // A bpffs takes no plain files, and a pin of a map would be a map too many.
+        let path = self.lockdown();
+        symlink("maps", &path).with_context(|| format!("{} can't be made", path.display()))
+    }
+
+    /// Notes that a policy took the lock-down's place.
+    ///
+    /// # Errors
+    ///
+    /// The note can't be removed.
+    pub fn forget_lockdown(&self) -> Result<()> {
+        remove_if_there(&self.lockdown())
+    }
+
+    fn lockdown(&self) -> PathBuf {
+        self.layout.join("lockdown")
     }
 
     /// The NICs that have a pinned link.

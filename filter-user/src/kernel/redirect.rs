@@ -140,14 +140,14 @@ fn list() -> Result<Option<String>> {
 }
 
 /// The tables that there are, a line for each; `None` where there is no nft.
-fn list_tables() -> Result<Option<String>> {
+pub(super) fn list_tables() -> Result<Option<String>> {
     let Some(output) = nft(&["list", "tables"], "")? else { return Ok(None) };
     succeed(&output)?;
     Ok(Some(text(&output.stdout)))
 }
 
 /// Runs nft; `None` where there is none.
-fn nft(arguments: &[&str], input: &str) -> Result<Option<Output>> {
+pub(super) fn nft(arguments: &[&str], input: &str) -> Result<Option<Output>> {
     let spawned = Command::new(NFT)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -173,7 +173,7 @@ fn nft(arguments: &[&str], input: &str) -> Result<Option<Output>> {
 }
 
 /// What nft says of its failure, in one line.
-fn succeed(output: &Output) -> Result<()> {
+pub(super) fn succeed(output: &Output) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
