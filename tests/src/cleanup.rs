@@ -9,6 +9,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     process::{Command, Stdio, exit},
     sync::{Mutex, MutexGuard, Once, PoisonError},
@@ -41,6 +42,8 @@ pub enum Leftover {
     Process(Pid),
     /// A directory of pins in a bpffs.
     Pins(PathBuf),
+    /// A cgroup, with those below it; whoever is in it has to end first.
+    Cgroup(PathBuf),
     /// A named network namespace.
     Namespace(String),
     /// A directory of files.
@@ -144,6 +147,7 @@ impl Leftover {
         match self {
             Self::Process(leader) => kill_group(*leader),
             Self::Pins(directory) | Self::Directory(directory) => remove_directory(directory),
+            Self::Cgroup(directory) => remove_cgroup(directory),
             Self::Namespace(name) => remove_namespace(name),
         }
     }
@@ -167,11 +171,38 @@ fn kill_group(leader: Pid) -> Result<()> {
 
 fn remove_directory(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("{} can't be removed", directory.display()))
         }
         _ => Ok(()),
     }
+}
+
+/// Its files go with the directory, and can't be removed. Processes that were killed leave it a moment
+/// after.
+fn remove_cgroup(directory: &Path) -> Result<()> {
+    let deadline = Instant::now() + DEATH;
+    loop {
+        match remove_cgroups_below(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error)
+                    .with_context(|| format!("{} can't be removed", directory.display()));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn remove_cgroups_below(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroups_below(&entry.path())?;
+        }
+    }
+    fs::remove_dir(directory)
 }
 
 fn remove_namespace(name: &str) -> Result<()> {

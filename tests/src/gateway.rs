@@ -97,6 +97,19 @@ impl Configuration {
         self
     }
 
+    /// Writes it into a directory, which is made.
+    ///
+    /// # Errors
+    ///
+    /// If the files can't be written.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        fs::create_dir_all(directory.join("policy.d"))?;
+        for (name, text) in &self.0 {
+            fs::write(directory.join(name), text).with_context(|| name.clone())?;
+        }
+        Ok(())
+    }
+
     /// How many bytes its files have.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -135,11 +148,7 @@ impl<'lab> Gateway<'lab> {
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
         }
-        fs::create_dir_all(directory.join("policy.d"))?;
-        for (name, text) in &configuration.0 {
-            fs::write(directory.join(name), text).with_context(|| name.clone())?;
-        }
-        Ok(())
+        configuration.write(&directory)
     }
 
     /// The configuration directory.

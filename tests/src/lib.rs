@@ -42,6 +42,7 @@ pub mod scale_bench;
 pub mod seeds;
 pub mod survival;
 pub mod swap;
+pub mod systemd;
 pub mod throughput;
 pub mod topology;
 pub mod upstream;

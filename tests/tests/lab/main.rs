@@ -25,6 +25,8 @@ mod names_faults;
 mod names_peers;
 mod names_support;
 mod nics;
+mod privileges;
 mod reject;
 mod support;
+mod systemd;
 mod transfers;

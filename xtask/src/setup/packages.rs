@@ -41,6 +41,7 @@ rows! {
     Lab, look, "tcpdump", "tcpdump", "captures answers to denied packets, and checks them by rules of its own";
     Lab, look, "iperf3", "iperf3", "transfers at full speed through the lab's gateway";
     Lab, look, "python3-minimal", "python3", "small servers of other people's making in the lab";
+    Lab, look, "systemd", "systemctl", "the service manager under which the units are tested, in namespaces of its own";
     Guests, look, "qemu-system-x86", "qemu-system-x86_64", "the machine in which other kernels are booted";
     Guests, look_static, "busybox-static", "busybox", "all programs of a guest but ours";
     Guests, look, "xz-utils", "xz", "unpacks the modules of newer kernels";
