@@ -879,7 +879,10 @@ impl Daemon {
             attachment.nic == *nic
                 && nics::attached_mode(attachment, &self.host_state).is_some()
                 // Where the kernel doesn't tell, attaching again does, or says why not.
-                && attachment.follows().unwrap_or(false)
+                && attachment.follows(&self.pins).unwrap_or_else(|error| {
+                    tracing::warn!(nic = %nic.name, "{error:#}");
+                    false
+                })
         })
     }
 

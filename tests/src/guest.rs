@@ -229,7 +229,7 @@ impl Gateway {
             "program {} is not attached in native mode: {nic:?}",
             attachment.instance.ingress.id
         );
-        ensure!(attachment.follows()?, "what leaves is not followed");
+        ensure!(attachment.follows(self.ground.pins())?, "what leaves is not followed");
         let link = self.ground.pins().link(&self.nic);
         ensure!(link.exists(), "{} is not pinned", link.display());
         Ok(())

@@ -137,9 +137,9 @@ impl Attachment {
     /// # Errors
     ///
     /// The kernel doesn't tell.
-    pub fn follows(&self) -> Result<bool> {
+    pub fn follows(&self, pins: &PinDirectory) -> Result<bool> {
         match self.duty.following {
-            Following::Flows => egress::is_attached(&self.nic, &self.instance),
+            Following::Flows => egress::is_attached(pins, &self.nic, &self.instance),
             Following::Nothing => Ok(true),
         }
     }

@@ -2,10 +2,12 @@
 //! The program on what leaves a NIC: by a pinned TCX link where the kernel has it (Linux 6.6 and
 //! newer), by a filter of the qdisc `clsact` elsewhere. Either outlives the process.
 
+use std::{fs, path::Path};
+
 use anyhow::{Context as _, Result, bail};
 use aya::{
     programs::{
-        Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        Link as _, LinkOrder, ProgramError, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::{
             NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
@@ -56,7 +58,7 @@ fn attach_link(pins: &PinDirectory, nic: &NicPins, instance: &mut Instance) -> R
             Err(ProgramError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(nix::errno::Errno::ENOLINK as i32) =>
             {
-                std::fs::remove_file(&path)?;
+                fs::remove_file(&path)?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -115,18 +117,45 @@ pub(super) fn take_off_filter(nic: &NicPins) -> Result<()> {
 
 /// Whether the program of an instance is at work on what leaves its NIC.
 ///
+/// The kernel lists the programs of a NIC by their ids, and gives them out by these only to who has
+/// `CAP_SYS_ADMIN`. So the pinned link is asked instead.
+///
 /// # Errors
 ///
 /// The kernel doesn't tell.
-pub(super) fn is_attached(nic: &NicPins, instance: &Instance) -> Result<bool> {
+pub(super) fn is_attached(pins: &PinDirectory, nic: &NicPins, instance: &Instance) -> Result<bool> {
     let Some(program) = &instance.egress else { bail!("the instance only observes") };
+    let Ok(interface) = nix::net::if_::if_nametoindex(nic.name.as_str()) else { return Ok(false) };
     let current = KernelVersion::current().context("the kernel doesn't tell its version")?;
     if current < FIRST_WITH_TCX {
         // There is no such question for filters short of listing them all.
-        return Ok(nix::net::if_::if_nametoindex(nic.name.as_str()).is_ok());
+        return Ok(true);
     }
-    match SchedClassifier::query_tcx(nic.name.as_str(), TcAttachType::Egress) {
-        Ok((_, programs)) => Ok(programs.iter().any(|found| found.id() == program.id)),
-        Err(error) => Err(error.into()),
+    let path = pins.egress_link(nic);
+    if !path.exists() {
+        return Ok(false);
     }
+    let link = FdLink::from(PinnedLink::from_pin(&path)?);
+    let info = link.info()?;
+    // A link whose NIC is gone stays, with its program and without a NIC.
+    Ok(info.program_id() == program.id && interface_of(info.id())? == Some(interface))
+}
+
+/// The NIC of a link that this process has open, by the kernel's index; `None` if it has none any more.
+fn interface_of(link: u32) -> Result<Option<u32>> {
+    let directory = Path::new("/proc/self/fdinfo");
+    let entries = fs::read_dir(directory).context("/proc/self/fdinfo can't be read")?;
+    for entry in entries {
+        // Other threads close files meanwhile.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name))?.strip_prefix(':')?;
+            value.trim().parse::<u32>().ok()
+        };
+        if field("link_id") == Some(link) {
+            let interface = field("ifindex").context("the kernel doesn't tell a link's NIC")?;
+            return Ok(Some(interface).filter(|index| *index != 0));
+        }
+    }
+    bail!("the kernel doesn't tell of link {link}, which is open")
 }

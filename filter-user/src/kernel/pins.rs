@@ -2,9 +2,9 @@
 //! The directory of pins in the host's bpffs: what is in it outlives the daemon.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::fs::{MetadataExt as _, symlink},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -76,7 +76,12 @@ impl PinDirectory {
         check_bpffs(parent)?;
         let mut pins = Self { root: root.to_owned(), layout, lock: None };
         let maps = pins.layout.join("maps");
-        fs::create_dir_all(&maps)
+        // Whoever can open a pin can change what is in force.
+        let mut builder = DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(&maps)
             .with_context(|| format!("the pin directory {} can't be made", maps.display()))?;
         pins.acquire()?;
         Ok(pins)

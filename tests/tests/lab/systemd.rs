@@ -5,21 +5,24 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::unix::net::UnixDatagram,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use sluice_lab::{
-    gateway::Configuration,
+    gateway::{Configuration, Gateway},
     generator::Stream,
     listener::{Listeners, Transport},
     netns::Namespace,
     probe::{self, Outcome},
-    process::{run, wait_until},
+    process::{Process, run, wait_until},
     systemd::{Enabled, Machine, Setup, missing},
     topology::{Clients, Topology},
+    workdir::Workdir,
 };
 
 use crate::support::{address, check_tcp};
@@ -221,13 +224,80 @@ fn the_service_is_ready_reloads_and_comes_back_whatever_happens() {
     assert_eq!(report.denied.received, 0, "wrongly passed: {report}");
     assert_eq!(report.allowed.missing, Vec::<u32>::new(), "wrongly dropped: {report}");
 
+    // What was put on a NIC was found there again, with the few capabilities that are left.
+    let journal = machine.journal();
+    assert!(!journal.contains("the filter was gone"), "{journal}");
+
     // The journal has the fields, and the text for people.
     let entries = entries(&machine);
     let attached = entries.iter().find(|entry| entry["SLUICE_NIC"] == "lan0");
     let attached = attached.unwrap_or_else(|| panic!("no entry about lan0: {entries:?}"));
     assert_eq!(attached["SYSLOG_IDENTIFIER"], "sluice", "{attached}");
+    let text = attached["MESSAGE"].as_str().unwrap();
+    assert!(text.contains("nic=lan0"), "{attached}");
     let ready = entries.iter().filter(|entry| !entry["SLUICE_GENERATION"].is_null());
     assert!(ready.count() >= 4, "{entries:?}");
+}
+
+/// What a service manager hears, also where none can be booted.
+#[test]
+fn the_service_manager_hears_what_happens_when_it_does() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let configuration = Configuration::new(crate::support::GATEWAY).policy("stream", POLICY);
+    let gateway = Gateway::new(&lab, &configuration).unwrap();
+    let folder = Workdir::new("notify").unwrap();
+    let path = folder.path().join("socket");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(START)).unwrap();
+    let mut command = gateway.daemon_command();
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    let mut daemon = Process::spawn(&mut command).unwrap();
+    // The next message of which this is a line, and how many others came before it.
+    let hear = |line: &str| {
+        let mut datagram = [0; 4096];
+        for others in 0.. {
+            let length = manager.recv(&mut datagram).unwrap_or_else(|_| panic!("no {line}"));
+            let text = std::str::from_utf8(&datagram[..length]).unwrap();
+            if text.lines().any(|other| other == line) {
+                return (text.to_owned(), others);
+            }
+        }
+        unreachable!()
+    };
+    // The programs of two NICs take a while, and that is told before it is ready.
+    let (_, before) = hear("EXTEND_TIMEOUT_USEC=60000000");
+    assert_eq!(before, 0);
+    hear("READY=1");
+    hear("STATUS=policy 1 is in force: 1 rules");
+
+    let began = Instant::now();
+    for _ in 0..4 {
+        hear("WATCHDOG=1");
+    }
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1000), "four signs of life within {took:?}");
+    assert!(took < Duration::from_secs(4), "four signs of life took {took:?}");
+
+    daemon.signal(Signal::SIGHUP).unwrap();
+    let (text, _) = hear("RELOADING=1");
+    let clock = text.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
+    assert!(clock.parse::<u64>().unwrap() > 0, "{text}");
+    hear("READY=1");
+    hear("STATUS=policy 2 is in force: 1 rules");
+
+    // A daemon that is stuck gives no sign.
+    daemon.signal(Signal::SIGSTOP).unwrap();
+    manager.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    while manager.recv(&mut [0; 4096]).is_ok() {}
+    manager.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    assert!(manager.recv(&mut [0; 4096]).is_err(), "a sign of life of a stopped process");
+    daemon.signal(Signal::SIGCONT).unwrap();
+    manager.set_read_timeout(Some(START)).unwrap();
+    hear("WATCHDOG=1");
+
+    let ended = daemon.stop(START).unwrap();
+    assert!(ended.success(), "{ended}");
+    hear("STOPPING=1");
 }
 
 #[test]
