@@ -40,7 +40,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use filter_common::{
     egress::Side,
     wire::{AddressPair, LAYOUT_VERSION},
@@ -85,6 +85,7 @@ use crate::{
         clock::TickClock,
         events::DropSample,
         maps::Provenance,
+        memory,
         migration::{Inherited, Migration},
         netlink::{HostState, Netlink},
         object::check_privileges,
@@ -539,7 +540,9 @@ impl Daemon {
         term: Term,
     ) -> Result<Option<Deadline>> {
         self.save_ledger(&ledger)?;
-        tell_of_memory(self.fixed_footprint().with(&compiled.tables));
+        let footprint = self.fixed_footprint().with(&compiled.tables);
+        self.check_memory(footprint)?;
+        tell_of_memory(footprint);
         let deadline = match term {
             Term::ForGood => {
                 self.slots.swap(compiled)?;
@@ -557,6 +560,24 @@ impl Daemon {
         self.ledger = ledger;
         self.retire_counters();
         Ok(deadline)
+    }
+
+    /// Refuses tables for which the service's memory limit has no room: the kernel would end the daemon in
+    /// the middle of writing them.
+    fn check_memory(&self, footprint: Footprint) -> Result<()> {
+        let Some(left) = memory::left() else { return Ok(()) };
+        // What the idle slot holds is given back on the way.
+        let idle = self.slots.before();
+        let held = idle.map_or(0, |tables| Footprint::default().with(&tables).prefixes);
+        let wanted = footprint.prefixes.saturating_sub(held);
+        ensure!(
+            wanted <= left,
+            "the policy's prefixes take {} MiB of the kernel's memory, and the memory limit of the \
+             service leaves {} MiB; raise MemoryMax= of sluice.service, or take prefixes away",
+            wanted.div_ceil(1 << 20),
+            left >> 20
+        );
+        Ok(())
     }
 
     /// The kernel's memory that the tables take without any policy.

@@ -12,6 +12,7 @@ mod egress;
 pub mod events;
 mod index;
 pub mod maps;
+pub mod memory;
 pub mod migration;
 pub mod netlink;
 pub mod object;

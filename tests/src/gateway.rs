@@ -97,19 +97,6 @@ impl Configuration {
         self
     }
 
-    /// Writes it into a directory, which is made.
-    ///
-    /// # Errors
-    ///
-    /// If the files can't be written.
-    pub fn write(&self, directory: &Path) -> Result<()> {
-        fs::create_dir_all(directory.join("policy.d"))?;
-        for (name, text) in &self.0 {
-            fs::write(directory.join(name), text).with_context(|| name.clone())?;
-        }
-        Ok(())
-    }
-
     /// Writes it in the place of what is in a directory.
     ///
     /// # Errors
@@ -257,14 +244,35 @@ impl<'lab> Gateway<'lab> {
     ///
     /// If it can't be started.
     pub fn launch(&mut self) -> Result<()> {
+        let command = self.daemon_command();
+        self.launch_command(command)
+    }
+
+    /// As [`Gateway::launch`], in a mount namespace of its own, in which a shell prepares something
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gateway::launch`].
+    pub fn launch_after(&mut self, prelude: &str) -> Result<()> {
+        let mut command = self.namespace.command("unshare");
+        command
+            .args(["--mount", "sh", "-ec"])
+            .arg(format!("{prelude}\nexec \"$0\" \"$@\""))
+            .arg(&self.binary)
+            .args(self.daemon_arguments());
+        self.launch_command(command)
+    }
+
+    fn launch_command(&mut self, mut command: Command) -> Result<()> {
         let log = self.log_file();
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
             .with_context(|| log.display().to_string())?;
-        self.daemon =
-            Some(Process::spawn(self.daemon_command().stdout(file.try_clone()?).stderr(file))?);
+        let command = command.stdout(file.try_clone()?).stderr(file);
+        self.daemon = Some(Process::spawn(command)?);
         Ok(())
     }
 
@@ -336,6 +344,16 @@ impl<'lab> Gateway<'lab> {
     #[must_use]
     pub fn daemon_id(&self) -> Option<u32> {
         self.daemon.as_ref().map(Process::id)
+    }
+
+    /// Waits for the daemon's end, and gives its exit status; nothing if a signal ended it.
+    ///
+    /// # Errors
+    ///
+    /// If it doesn't end in time.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<Option<i32>> {
+        let mut daemon = self.daemon.take().context("no daemon was started")?;
+        Ok(daemon.wait(limit)?.code())
     }
 
     /// Kills the daemon (SIGKILL) and waits for its end. Enforcement goes on.

@@ -41,6 +41,7 @@ pub mod restart_bench;
 pub mod rich_policy;
 pub mod scale_bench;
 pub mod seeds;
+pub mod soak;
 pub mod survival;
 pub mod swap;
 pub mod systemd;

@@ -76,13 +76,12 @@ impl Wire {
         Ok(Self { socket, from, ends })
     }
 
-    /// Sends a frame, as [`frames::frame`] describes it; its checksums are made right. Returns it
-    /// as it was sent.
+    /// A frame for this wire, as [`frames::frame`] describes it; its checksums are made right.
     ///
     /// # Errors
     ///
-    /// If the description is none, or the kernel doesn't take the frame.
-    pub fn send(&self, description: &str) -> Result<Vec<u8>> {
+    /// If the description is none.
+    pub fn frame(&self, description: &str) -> Result<Vec<u8>> {
         let mut frame = frames::frame(description)?;
         complete(&mut frame);
         // A group's MAC address belongs to the frame.
@@ -90,6 +89,17 @@ impl Wire {
         for (place, octet) in frame.iter_mut().zip(self.ends).skip(if group { 6 } else { 0 }) {
             *place = octet;
         }
+        Ok(frame)
+    }
+
+    /// Sends a frame, as [`frames::frame`] describes it; its checksums are made right. Returns it
+    /// as it was sent.
+    ///
+    /// # Errors
+    ///
+    /// If the description is none, or the kernel doesn't take the frame.
+    pub fn send(&self, description: &str) -> Result<Vec<u8>> {
+        let frame = self.frame(description)?;
         self.send_bytes(&frame).with_context(|| format!("the frame `{description}`"))?;
         Ok(frame)
     }
@@ -125,7 +135,12 @@ impl Wire {
         Ok(())
     }
 
-    fn send_bytes(&self, frame: &[u8]) -> Result<()> {
+    /// Sends a frame byte by byte as it is.
+    ///
+    /// # Errors
+    ///
+    /// The kernel doesn't take it.
+    pub fn send_bytes(&self, frame: &[u8]) -> Result<()> {
         let sent = sendto(self.socket.as_raw_fd(), frame, &self.from, MsgFlags::empty())?;
         ensure!(sent == frame.len(), "{sent} bytes of {} were sent", frame.len());
         Ok(())

@@ -18,10 +18,53 @@ pub(crate) fn demo(arguments: &[OsString]) -> Result<ExitCode> {
     Err(process::become_program(Command::new(program).args(arguments)))
 }
 
+/// Names a build with another layout of the tables to the lab.
+pub(crate) const NEXT_LAYOUT: &str = "SLUICE_NEXT_LAYOUT_BIN";
+
+/// How something is built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Debug,
+    Release,
+}
+
 /// Builds everything for release and becomes a benchmark.
 pub(crate) fn bench(name: &str, arguments: &[OsString]) -> Result<ExitCode> {
+    let mut next = None;
+    if name == "gap" {
+        next = Some(next_layout(Profile::Release)?);
+    }
     let program = build("sluice-bench")?;
-    Err(process::become_program(Command::new(program).arg(name).args(arguments)))
+    let mut command = Command::new(program);
+    command.arg(name).args(arguments);
+    if let Some(next) = next {
+        command.env(NEXT_LAYOUT, next);
+    }
+    Err(process::become_program(&mut command))
+}
+
+/// Builds `sluice` with another layout of its tables, for the lab to upgrade to, and gives its path. It is built
+/// where the usual one is, so that what both depend on is built once; who needs that one builds it afterwards.
+pub(crate) fn next_layout(profile: Profile) -> Result<PathBuf> {
+    let (options, folder): (&[&str], _) = match profile {
+        Profile::Debug => (&[], "debug"),
+        Profile::Release => (&["--release"], "release"),
+    };
+    let mut command = process::cargo()?;
+    command.args(["build", "--locked", "--package", "filter-user", "--bin", "sluice"]);
+    command.args(["--features", "next-layout"]).args(options);
+    if !process::run(&mut command)?.success() {
+        bail!("the build with the next layout failed");
+    }
+    let target = paths::target()?;
+    let place = target.join("next-layout").join(folder);
+    fs::create_dir_all(&place)?;
+    let path = place.join("sluice");
+    // Over a binary that runs, nothing can be written.
+    let fresh = place.join("sluice.new");
+    fs::copy(target.join(folder).join("sluice"), &fresh)?;
+    fs::rename(&fresh, &path)?;
+    Ok(path)
 }
 
 /// Runs a fuzz target for some time; new inputs go to `tests/fuzz/corpus/TARGET`.

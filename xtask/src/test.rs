@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use self::{scan::Scan, skips::KnownSkips};
-use crate::{paths, process, setup, tidy};
+use crate::{lab, paths, process, setup, tidy};
 
 /// A part of the test command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -140,17 +140,19 @@ fn run_stage(
             Ok(Report::of_one(good))
         }
         Work::Tests(arguments) => {
+            let mut command = process::cargo()?;
             // The lab starts the binary of another package, which its tests don't build.
             if stage == Stage::Lab {
-                let mut command = process::cargo()?;
-                command.args(["build", "--locked", "--package", "filter-user", "--bin", "sluice"]);
-                if !process::run(&mut command)?.success() {
+                let next = lab::next_layout(lab::Profile::Debug)?;
+                let mut build = process::cargo()?;
+                build.args(["build", "--locked", "--package", "filter-user", "--bin", "sluice"]);
+                if !process::run(&mut build)?.success() {
                     let mut report = Report::default();
                     report.fault("the binary can't be built".to_owned());
                     return Ok(report);
                 }
+                command.env(lab::NEXT_LAYOUT, next);
             }
-            let mut command = process::cargo()?;
             command.args(["test", "--locked", "--no-fail-fast"]);
             command.args(arguments);
             let mut scan = Scan::default();

@@ -17,7 +17,7 @@ use super::{
     Daemon,
     history::{Incoming, NextStart},
     live::{LiveAllows, Now},
-    reload::{Deadline, Replaced, Term},
+    reload::{Deadline, Replaced, Term, check_room},
     tables::Standing,
 };
 use crate::{
@@ -78,6 +78,7 @@ impl Daemon {
         let from = PathBuf::from(&request.policy.from);
         let incoming = self.history.take(&request.policy.files, &from)?;
         drop(request.policy.files);
+        check_room(&incoming)?;
         let loaded = incoming.load().map_err(|errors| {
             anyhow!("the policy is broken, and nothing was changed:\n{errors}")
         })?;

@@ -79,6 +79,8 @@ pub(super) struct Incoming {
     /// What relative paths in them are relative to.
     from: PathBuf,
     digests: BTreeMap<String, String>,
+    /// The length of all files together.
+    bytes: u64,
 }
 
 // === impl History ===
@@ -165,7 +167,7 @@ impl History {
         }
         fs::create_dir_all(folder.join(POLICY_FOLDER))
             .with_context(|| format!("{} can't be made", folder.display()))?;
-        Ok(Incoming { folder, from: from.to_owned(), digests: BTreeMap::new() })
+        Ok(Incoming { folder, from: from.to_owned(), digests: BTreeMap::new(), bytes: 0 })
     }
 
     /// Keeps what has just been put in force, and gives its number. Files that are those of the last
@@ -205,7 +207,7 @@ impl History {
     ) -> Result<u64> {
         let numbers = self.numbers()?;
         let number = numbers.last().map_or(1, |last| last + 1);
-        let Incoming { folder, from, digests } = incoming;
+        let Incoming { folder, from, digests, bytes: _ } = incoming;
         let record = Record { since, how: how.to_owned(), from, by: by.to_owned(), rules, digests };
         let text = seal(RECORD, LAYOUT, &serde_json::to_vec(&record)?);
         let place = self.folder.join(number.to_string());
@@ -334,7 +336,13 @@ impl Incoming {
         let path = self.folder.join(name);
         fs::write(&path, text).with_context(|| format!("{} can't be written", path.display()))?;
         self.digests.insert(name.to_owned(), sha256(text));
+        self.bytes += u64::try_from(text.len())?;
         Ok(())
+    }
+
+    /// The length of all files together.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Reads the files as a policy.

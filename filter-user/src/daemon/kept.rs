@@ -56,7 +56,7 @@ impl Kept {
             Some(loaded) => (loaded, None),
             None => {
                 permissions::check_configuration(&options.config)?;
-                let (incoming, loaded) = read_configuration(&history, &options.config);
+                let (incoming, loaded) = read_configuration(&history, &options.config)?;
                 let loaded = loaded.map_err(|errors| {
                     let kept = if PinDirectory::is_in_use(&options.pins) {
                         "; the policy that an earlier daemon left stays in force"

@@ -9,6 +9,7 @@ use super::{
     Daemon,
     judge::{Flows, Judge, local, remote},
     nics,
+    reload::check_room,
     replies::protocol_name,
     suitable,
 };
@@ -26,6 +27,7 @@ impl Daemon {
     /// Says what a policy would change.
     pub(super) async fn preview(&mut self, files: &Files) -> Result<Preview> {
         let incoming = self.history.take(&files.files, &PathBuf::from(&files.from))?;
+        check_room(&incoming)?;
         let mut loaded =
             incoming.load().map_err(|errors| anyhow!("the policy is broken:\n{errors}"))?;
         loaded.take_sizes(self.slots.maps.sizes());

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use filter_common::wire::FlowKey;
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
         server::Caller,
     },
     dns::Resolver,
-    kernel::pins::NicPins,
+    kernel::{memory, pins::NicPins},
     names::{NameCache, Settings, Wanted},
     policy::load::{LoadErrors, Loaded, load},
 };
@@ -57,6 +57,10 @@ pub(super) struct Deadline {
     pub(super) tick: u64,
 }
 
+/// Bytes of memory that reading and compiling a policy takes for each byte of its text, at most (measured
+/// with a million prefixes: 21).
+const MEMORY_PER_BYTE: u64 = 22;
+
 /// What happens with an error.
 const KEPT: &str = "the policy that was in force stays in force";
 
@@ -68,9 +72,7 @@ impl Daemon {
         caller: &Caller,
     ) -> Result<Reloaded> {
         self.refuse_while_provisional()?;
-        service::reloading();
         let result = self.try_reload(request, caller).await;
-        service::reloaded();
         self.config_error = result.as_ref().err().map(|error| format!("{error:#}"));
         self.tell_status();
         if let Ok(reloaded) = &result {
@@ -82,7 +84,7 @@ impl Daemon {
     async fn try_reload(&mut self, request: &ReloadRequest, caller: &Caller) -> Result<Reloaded> {
         let directory = &self.options.config;
         permissions::check_configuration(directory).context(KEPT)?;
-        let (incoming, loaded) = read_configuration(&self.history, directory);
+        let (incoming, loaded) = read_configuration(&self.history, directory)?;
         let loaded = loaded.map_err(|errors| {
             let directory = directory.display();
             anyhow!("the configuration in {directory} is broken, and {KEPT}:\n{errors}")
@@ -100,6 +102,18 @@ impl Daemon {
 
     /// Puts a policy in force, with what is allowed beside it, or says why not and changes nothing.
     pub(super) async fn replace_policy(
+        &mut self,
+        loaded: Loaded,
+        request: &ReloadRequest,
+        term: Term,
+    ) -> Result<Replaced> {
+        service::reloading();
+        let result = self.try_to_replace_policy(loaded, request, term).await;
+        service::reloaded();
+        result
+    }
+
+    async fn try_to_replace_policy(
         &mut self,
         mut loaded: Loaded,
         request: &ReloadRequest,
@@ -304,15 +318,36 @@ impl Daemon {
 pub(super) fn read_configuration(
     history: &History,
     directory: &Path,
-) -> (Option<Incoming>, Result<Loaded, LoadErrors>) {
+) -> Result<(Option<Incoming>, Result<Loaded, LoadErrors>)> {
     match history.copy(directory) {
         Ok(incoming) => {
+            check_room(&incoming)?;
             let loaded = incoming.load();
-            (Some(incoming), loaded)
+            Ok((Some(incoming), loaded))
         }
         Err(error) => {
             tracing::debug!("there is no copy of the configuration: {error:#}");
-            (None, load(directory))
+            Ok((None, load(directory)))
         }
     }
+}
+
+/// Refuses files for which the service's memory limit has no room: the kernel would end the daemon in the
+/// middle of reading them.
+///
+/// # Errors
+///
+/// There is too little left.
+pub(super) fn check_room(incoming: &Incoming) -> Result<()> {
+    let Some(left) = memory::left() else { return Ok(()) };
+    let wanted = incoming.bytes().saturating_mul(MEMORY_PER_BYTE);
+    ensure!(
+        wanted <= left,
+        "a policy of {} MiB of text takes some {} MiB to be read, and the memory limit of the service \
+         leaves {} MiB; raise MemoryMax= of sluice.service, or take prefixes away",
+        incoming.bytes().div_ceil(1 << 20),
+        wanted.div_ceil(1 << 20),
+        left >> 20
+    );
+    Ok(())
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measurements. These need root: `sluice-bench kill [TIMES]`, `gap [KILLS]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
+//! Measurements. These need root: `sluice-bench kill [TIMES]`, `gap [KILLS]`, `soak [MINUTES]`, `swap [TIMES]`, `restart [TIMES]`, `learn`,
 //! `first-packet [NAMES]`, `scale [--quick | PREFIXES...]`, `dns [ROUNDS]` (which also needs dnsperf) and
 //! `judge [POLICIES [PACKETS [SEED]]]`; `packet`, `throughput` and `generate` do, too; `import [ROUNDS]` doesn't. All but
 //! `learn`, `packet` and `generate` need a `sluice` built next to it.
@@ -20,7 +20,9 @@ use sluice_lab::{
     gap::{Plan, live_through, next_layout},
     import_bench,
     judge::{self, LISTED},
-    learn_bench, packet_bench, report, restart_bench, scale_bench, survival, swap,
+    learn_bench, packet_bench, report, restart_bench, scale_bench,
+    soak::soak,
+    survival, swap,
     throughput::{
         self, Effort,
         generate::{self, Order},
@@ -34,6 +36,9 @@ const KILLS: u32 = 20;
 /// the policy is loaded again.
 const GAP_KILLS: u32 = 50;
 const GAP_RELOADS: u32 = 100;
+
+/// How long the gateway is at work unless the command line says otherwise.
+const SOAK_MINUTES: u64 = 30;
 
 /// How often policies are swapped unless the command line says otherwise.
 const SWAPS: u32 = 500;
@@ -90,6 +95,8 @@ fn main() -> ExitCode {
         ["kill", times] => times.parse().context("TIMES is no number").and_then(kill),
         ["gap"] => gap(GAP_KILLS),
         ["gap", times] => times.parse().context("TIMES is no number").and_then(gap),
+        ["soak"] => soak_for(SOAK_MINUTES),
+        ["soak", minutes] => minutes.parse().context("MINUTES is no number").and_then(soak_for),
         ["swap"] => swap(SWAPS),
         ["swap", times] => times.parse().context("TIMES is no number").and_then(swap),
         ["first-packet"] => first_packet(NAMES),
@@ -116,7 +123,7 @@ fn main() -> ExitCode {
         ["judge", numbers @ ..] if numbers.len() <= 3 => judged(numbers),
         _ => {
             eprintln!(
-                "usage: sluice-bench kill [TIMES] | gap [KILLS] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
+                "usage: sluice-bench kill [TIMES] | gap [KILLS] | soak [MINUTES] | swap [TIMES] | restart [TIMES] | learn | first-packet [NAMES] | \
                  scale [--quick | PREFIXES...] | dns [ROUNDS] | import [ROUNDS] | judge [POLICIES [PACKETS [SEED]]] | \
                  packet [--quick] [--sizes N,N] [--rounds N] | throughput [--quick] [--rounds N] | generate ..."
             );
@@ -150,6 +157,28 @@ fn gap(kills: u32) -> Result<()> {
     let gaps = live_through(&plan)?;
     print!("seed {seed}\n{gaps}");
     gaps.check()
+}
+
+fn soak_for(minutes: u64) -> Result<()> {
+    println!(
+        "| minutes | resident, MiB | open files | addresses of names | names asked | unanswered | reloads | broken frames |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---:|"
+    );
+    let soaked = soak(Duration::from_secs(minutes * 60), |row| {
+        println!(
+            "| {:.1} | {:.1} | {} | {} | {} | {} | {} | {} |",
+            row.after.as_secs_f64() / 60.0,
+            row.resident as f64 / 1024.0,
+            row.files,
+            row.names,
+            row.asked,
+            row.unanswered,
+            row.reloads,
+            row.broken
+        );
+    })?;
+    println!("\n{}", soaked.report);
+    soaked.check()
 }
 
 fn swap(times: u32) -> Result<()> {

@@ -9,6 +9,7 @@
     reason = "all of this crate is tests; clippy.toml exempts only functions marked as such"
 )]
 
+mod adversity;
 mod atomicity;
 mod attacks;
 mod changes;
@@ -22,6 +23,7 @@ mod ground;
 mod intercept;
 mod judge;
 mod kill;
+mod metrics;
 mod names_attacks;
 mod names_cli;
 mod names_faults;

@@ -42,6 +42,8 @@ rows! {
     Lab, look, "iperf3", "iperf3", "transfers at full speed through the lab's gateway";
     Lab, look, "python3-minimal", "python3", "small servers of other people's making in the lab";
     Lab, look, "systemd", "systemctl", "the service manager under which the units are tested, in namespaces of its own";
+    Lab, look, "prometheus", "promtool", "collects the gateway's metrics in the lab, and checks the alerts";
+    Lab, look, "faketime", "faketime", "shifts the daemon's wall clock, and no other";
     Guests, look, "qemu-system-x86", "qemu-system-x86_64", "the machine in which other kernels are booted";
     Guests, look_static, "busybox-static", "busybox", "all programs of a guest but ours";
     Guests, look, "xz-utils", "xz", "unpacks the modules of newer kernels";
