@@ -98,7 +98,8 @@ fn page(command: &Command, name: &str) -> Result<String> {
         .display_name(name.to_owned())
         .bin_name(name.replace('-', " "))
         .after_help("");
-    let man = Man::new(shown).title(name.to_owned()).manual("Sluice");
+    let version = format!("sluice {}", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(shown).title(name.to_owned()).source(version).manual("Sluice");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

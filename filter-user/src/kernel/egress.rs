@@ -143,11 +143,18 @@ pub(super) fn is_attached(pins: &PinDirectory, nic: &NicPins, instance: &Instanc
 
 /// The NIC of a link that this process has open, by the kernel's index; `None` if it has none any more.
 fn interface_of(link: u32) -> Result<Option<u32>> {
-    let directory = Path::new("/proc/self/fdinfo");
-    let entries = fs::read_dir(directory).context("/proc/self/fdinfo can't be read")?;
-    for entry in entries {
-        // Other threads close files meanwhile.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+    let files = Path::new("/proc/self/fd");
+    for entry in fs::read_dir(files).context("/proc/self/fd can't be read")? {
+        let entry = entry?;
+        // Other threads close files meanwhile. There are hundreds, and to tell of some takes the
+        // kernel long, so that only links are looked at (`bpf_link` and `bpf-link` in the kernel).
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let target = target.to_string_lossy();
+        if !target.contains("bpf") || !target.contains("link") {
+            continue;
+        }
+        let info = Path::new("/proc/self/fdinfo").join(entry.file_name());
+        let Ok(text) = fs::read_to_string(info) else { continue };
         let field = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name))?.strip_prefix(':')?;
             value.trim().parse::<u32>().ok()
