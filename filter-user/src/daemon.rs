@@ -23,6 +23,7 @@ mod pace;
 mod permissions;
 mod preview;
 pub mod privileges;
+mod rates;
 mod reload;
 mod replies;
 mod seal;
@@ -68,6 +69,7 @@ use self::{
     naming::Restored,
     nics::Attached,
     pace::{Pace, Reading},
+    rates::Rates,
     reload::{Deadline, Term},
     state::{Saved, StateDirectory},
     tables::{Found, Swept, TwoSlots},
@@ -172,6 +174,7 @@ struct Daemon {
     provisional: Option<Provisional>,
     metrics_listeners: MetricsListeners,
     usage: UsageBook,
+    rates: Rates,
     pins: PinDirectory,
     observers: BTreeMap<u8, Instance>,
     drops: broadcast::Sender<Drop>,
@@ -371,6 +374,7 @@ impl Daemon {
             provisional: None,
             metrics_listeners: MetricsListeners::default(),
             usage,
+            rates: Rates::default(),
             pins,
             options,
             observers: BTreeMap::new(),
@@ -815,6 +819,7 @@ impl Daemon {
         self.sweep_flows();
         self.sweep_tables();
         self.note_usage();
+        self.note_rates();
         self.watch_interception();
         let is_crowded = self.slots.is_crowded() && self.provisional.is_none();
         if self.tables_error.is_some() || is_crowded {

@@ -65,7 +65,7 @@ fn describe(status: &Status) -> String {
             status.allows
         ));
     }
-    let mut nics = Table::new(&["NIC", "SIDE", "XDP", "PASSED", "DROPPED", "PROGRAM"]);
+    let mut nics = Table::new(&["NIC", "SIDE", "XDP", "PASSED", "/S", "DROPPED", "/S", "PROGRAM"]);
     for nic in &status.nics {
         nics.row(vec![
             nic.name.clone(),
@@ -75,7 +75,9 @@ fn describe(status: &Status) -> String {
                 None => nic.attached.clone(),
             },
             packets(nic.passed),
+            rate(nic.passed_per_s),
             packets(nic.dropped),
+            rate(nic.dropped_per_s),
             match nic.verified_instructions {
                 Some(count) => {
                     format!("{} ({} instructions verified)", nic.program_id, grouped(count.into()))
@@ -188,6 +190,10 @@ fn health(upstream: &UpstreamStatus) -> String {
         }
         (Some(answered), Some(failed)) => format!("{answered}, {failed}"),
     }
+}
+
+fn rate(packets: Option<u64>) -> String {
+    packets.map_or_else(|| "-".to_owned(), grouped)
 }
 
 fn packets(count: Count) -> String {

@@ -339,6 +339,10 @@ pub struct NicStatus {
     pub passed: Count,
     /// Packets that were dropped.
     pub dropped: Count,
+    /// Packets that passed in a second lately; `null` while that isn't known.
+    pub passed_per_s: Option<u64>,
+    /// Packets that were dropped in a second lately.
+    pub dropped_per_s: Option<u64>,
 }
 
 /// Counts of what the policy holds.

@@ -14,8 +14,7 @@ use nix::{
     unistd::{Gid, Group, getgroups, setgroups},
 };
 
-/// The group whose members may ask the daemon.
-pub const GROUP: &str = "sluice";
+use crate::control::GROUP;
 
 /// A capability that is kept, and why.
 #[derive(Clone, Copy, Debug)]

@@ -185,6 +185,7 @@ impl Daemon {
         let attachment = self.attachments.iter().find(|attachment| attachment.nic == *nic);
         let mode = attachment.and_then(|attachment| attached_mode(attachment, &self.host_state));
         let side = self.policy.gateway.side(&nic.name);
+        let rates = self.rates.of(nic.index);
         NicStatus {
             name: nic.name.to_string(),
             side: match side {
@@ -203,6 +204,8 @@ impl Daemon {
                 .and_then(|attachment| attachment.instance.ingress.verified_instructions),
             passed,
             dropped,
+            passed_per_s: rates.map(|rates| rates.passed),
+            dropped_per_s: rates.map(|rates| rates.dropped),
         }
     }
 
