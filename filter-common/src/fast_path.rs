@@ -8,13 +8,16 @@
 
 use crate::{
     decide::{DNS_PORT, advance, look_up},
-    flow::{self, Flow as _, Way, Workspace},
+    flow::{self, Flow as _, Way},
     frame::{Frame, Head},
-    parse::{Address, Headers, ethertype, protocol},
-    tables::{Class, Shortcuts},
+    parse::{Address, ethertype, protocol},
+    tables::{Class, Shortcuts, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{Grant, Selector, SlotSettings},
+    wire::{FlowKey, Grant, Selector, SlotSettings},
 };
+
+/// What pads the shortest frame, at most: its payload (IEEE 802.3, clause 4A.4).
+const PADDING: u32 = 46;
 
 /// What is read of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -36,26 +39,27 @@ pub struct Packet {
 /// The verdict on a frame that entered an inside NIC; `None` where [`decide`](crate::decide::decide)
 /// has to be asked. What is dropped without an answer is counted as left out by sampling.
 #[inline(always)]
-pub fn fast_inside<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T) -> Option<Verdict> {
+pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) -> Option<Verdict> {
     let packet = read(frame)?;
-    let grant = grant(frame, tables, &packet)?;
+    let grant = grant(frame, shortcuts, &packet)?;
     // What the gateway takes in itself may be control traffic, and opens flows of its own.
     if grant.is_own() {
         return None;
     }
-    let class = tables.known_class(&packet.source)?;
+    let class = shortcuts.known_class(&packet.source)?;
+    let tables = shortcuts.tables();
     let settings = tables.settings();
     match judge(tables, &packet, settings, (grant, class))? {
         Verdict::Drop(reason) => {
             let answered = settings.flags & SlotSettings::REJECT != 0;
-            if answered || settings.mode == SlotSettings::AUDIT || !tables.skips_sample() {
+            if answered || settings.mode == SlotSettings::AUDIT || !shortcuts.skips_sample() {
                 return None;
             }
             Some(Verdict::Drop(reason))
         }
         verdict => {
             if !grant.is_used() {
-                tables.mark_indexed(&packet.destination);
+                shortcuts.mark_indexed(&packet.destination);
             }
             Some(verdict)
         }
@@ -65,20 +69,19 @@ pub fn fast_inside<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T) -> Op
 /// The verdict on a frame that entered an outside NIC as part of a flow; `None` where
 /// [`decide_outside`](crate::outside::decide_outside) has to be asked.
 #[inline(always)]
-pub fn fast_outside<F: Frame + ?Sized, T: Shortcuts>(
+pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
     frame: &F,
-    tables: &T,
-    workspace: &mut Workspace,
+    shortcuts: &S,
+    key: &mut FlowKey,
 ) -> Option<Verdict> {
     let packet = read(frame)?;
-    grant(frame, tables, &packet)?;
-    if tables.known_class(&packet.source)? == Class::NONE {
+    grant(frame, shortcuts, &packet)?;
+    if shortcuts.known_class(&packet.source)? == Class::NONE {
         return None;
     }
-    let Workspace { headers, key, .. } = workspace;
-    *headers = packet.headers();
+    let tables = shortcuts.tables();
     let Packet { protocol, tcp_flags, .. } = packet;
-    key.set(headers, Way::Incoming);
+    packet.set_key(key, Way::Incoming);
     let found = tables.flow(key)?;
     let clock = tables.clock();
     if !found.origin().is_local() || !found.is_live(clock, protocol) {
@@ -90,30 +93,23 @@ pub fn fast_outside<F: Frame + ?Sized, T: Shortcuts>(
 }
 
 impl Packet {
-    /// As [`parse`](crate::parse::parse) would have read it, as far as a flow is told by it.
+    /// The key becomes that of the packet's flow, as [`FlowKey::set`] would have made it.
     #[inline(always)]
-    #[must_use]
-    pub fn headers(&self) -> Headers {
-        let Self { source, destination, source_port, destination_port, protocol, .. } = *self;
-        let ip_version = match source {
+    pub fn set_key(&self, key: &mut FlowKey, way: Way) {
+        key.ip_version = match self.source {
             Address::V4(_) => 4,
             Address::V6(_) => 6,
         };
-        let known = Headers::default();
-        Headers {
-            source,
-            destination,
-            source_port,
-            destination_port,
-            protocol,
-            ip_version,
-            ..known
-        }
+        key.protocol = self.protocol;
+        let ports = (self.source_port, self.destination_port);
+        key.set_ends((&self.source, &self.destination), ports, way);
     }
 }
 
 /// Reads a packet of the kind that this is for, with all the checks of
-/// [`parse`](crate::parse::parse) that can fail for one.
+/// [`parse`](crate::parse::parse) that can fail for one. It has to be whole in what can be read of the frame,
+/// with no more behind it than pads the shortest frame: a frame that goes on in further buffers, whose
+/// length is not known here, is left to `decide`.
 #[inline(always)]
 pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     let head = frame.head::<42>()?;
@@ -130,7 +126,7 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
             );
             let protocol = head.byte(23);
             let end = 14 + length;
-            if end > frame.len() {
+            if !is_end(end, frame.len()) {
                 return None;
             }
             match protocol {
@@ -145,7 +141,7 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
                 return None;
             }
             let end = 54 + u32::from(head.be16(18));
-            if end > frame.len() {
+            if !is_end(end, frame.len()) {
                 return None;
             }
             let addresses = (address6(&head, 22), address6(&head, 38));
@@ -157,6 +153,12 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
         }
         _ => None,
     }
+}
+
+/// Whether a packet that ends there fills a frame, but for what pads it.
+#[inline(always)]
+const fn is_end(end: u32, length: u32) -> bool {
+    end <= length && length - end <= PADDING
 }
 
 #[inline(always)]
@@ -207,9 +209,9 @@ fn tcp<H: Head>(
 
 /// The grant of a destination that is no special one, where the index is sure of it.
 #[inline(always)]
-pub fn grant<F: Frame + ?Sized, T: Shortcuts>(
+pub fn grant<F: Frame + ?Sized, S: Shortcuts>(
     frame: &F,
-    tables: &T,
+    shortcuts: &S,
     packet: &Packet,
 ) -> Option<Grant> {
     // Those that mean the host itself, groups, or all: of IPv6 they begin with zeros, or are multicast.
@@ -220,7 +222,7 @@ pub fn grant<F: Frame + ?Sized, T: Shortcuts>(
     if special {
         return None;
     }
-    let found = tables.indexed(&packet.destination);
+    let found = shortcuts.indexed(&packet.destination);
     if found.is_unsure() || found.value().is_closed() {
         return None;
     }
@@ -230,7 +232,7 @@ pub fn grant<F: Frame + ?Sized, T: Shortcuts>(
 
 /// What rules say of a client's packet; `None` where more has to be looked at.
 #[inline(always)]
-fn judge<T: Shortcuts>(
+fn judge<T: Tables>(
     tables: &T,
     packet: &Packet,
     settings: SlotSettings,

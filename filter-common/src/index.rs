@@ -14,11 +14,15 @@
 //!   slot stays as it is until the slot is written anew.
 //!
 //! A table of tops or hosts is cut into lines, and a key belongs to one of them. A line that has no
-//! room for one more says so, and is then unsure of keys that it doesn't hold.
+//! room for one more says so, and is then unsure of keys that it doesn't hold. In front of the tops there
+//! is a filter, so that most destinations far from any prefix are told by a few bits.
+//!
+//! What stands here is remembered, too, by each CPU for itself (`filter-ebpf/src/remembered.rs`):
+//! destinations by their [`stripe`], sources by [`mixed_sources`].
 
 use crate::{
     address::Address,
-    wire::{Grant, IndexLayout},
+    wire::{Grant, IndexLayout, STRIPES},
 };
 
 /// Entries of a line of the base, of a dense node or of a tree's node.
@@ -40,6 +44,9 @@ pub const FULL_WORD: u32 = 7;
 /// In that word: a key had no room in the line. It is in the upper half, as the lower one holds the
 /// grant of the third host in a line of IPv6 hosts.
 pub const FULL: u64 = 1 << 63;
+
+/// Of a block of sources, that each address has to be looked up for itself.
+pub const ALL_MIXED: u32 = u32::MAX;
 
 /// A line, 64 bytes, as the processor fetches them.
 pub type LineWords = [u64; 8];
@@ -199,6 +206,15 @@ impl Found {
     pub const fn value(self) -> Grant {
         Grant(lower(self.0))
     }
+
+    /// Whether it is worth remembering: something that nothing more has to be done with than to look
+    /// at it. What is granted nothing is left out, so that whoever tries many addresses doesn't make
+    /// room for them at the cost of others.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_kept(self) -> bool {
+        !self.is_unsure() && self.value().is_used() && self.value().row() != 0
+    }
 }
 
 /// What the index of a slot says of a destination.
@@ -259,11 +275,108 @@ pub const fn halves(address: [u8; 16]) -> (u64, u64) {
     (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(low))
 }
 
+/// A number that depends on all bits of an IPv4 address, its upper bits most.
+#[inline(always)]
+#[must_use]
+pub const fn hash4(address: u32) -> u32 {
+    mixed(address as u64)
+}
+
+/// As [`hash4`], of an IPv6 address whose halves are given.
+#[inline(always)]
+#[must_use]
+pub const fn hash6(high: u64, low: u64) -> u32 {
+    let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
+    mixed(folded ^ folded >> 32)
+}
+
+/// The stripe of a destination, below [`STRIPES`], by its [`hash4`] or [`hash6`].
+#[inline(always)]
+#[must_use]
+pub const fn stripe(hash: u32) -> u32 {
+    hash >> (u32::BITS - STRIPES.trailing_zeros())
+}
+
+/// The stripe of an address.
+#[must_use]
+pub const fn stripe_of(address: &Address) -> u32 {
+    match *address {
+        Address::V4(address) => stripe(hash4(u32::from_be_bytes(address))),
+        Address::V6(address) => {
+            let (high, low) = halves(address);
+            stripe(hash6(high, low))
+        }
+    }
+}
+
+/// Which addresses of a source's block, a /24 or an IPv6 /64, have to be looked up each for itself, as
+/// something longer than the block holds them: a bit for each value of the last five bits. All others have
+/// one class, and all or none of them are [plain](crate::tables::is_plain).
+#[inline(always)]
+#[must_use]
+pub fn mixed_sources<L: Lines>(lines: &L, layout: &IndexLayout, source: &Address) -> u32 {
+    let whole = match *source {
+        Address::V4([first, ..]) => first != 0 && first < 224,
+        Address::V6(address) => halves(address).0 != 0,
+    };
+    if !whole || layout.flags & IndexLayout::SOURCES == 0 {
+        return ALL_MIXED;
+    }
+    let key = block_key(source);
+    let Some(line) = lines.line(block_line(layout, key)) else { return ALL_MIXED };
+    match keyed_word(&line, key) {
+        0 if line.word(FULL_WORD) & FULL != 0 => ALL_MIXED,
+        word => upper(word),
+    }
+}
+
+/// What a source's block is known by. Blocks may share it, and then what is mixed in one of them is so in
+/// the others.
+#[inline(always)]
+#[must_use]
+pub const fn block_key(source: &Address) -> u32 {
+    let key = match *source {
+        Address::V4([a, b, c, _]) => u32::from_be_bytes([0, a, b, c]),
+        Address::V6(address) => hash6(halves(address).0, 0),
+    };
+    // Key 0 is for empty words.
+    if key == 0 { 1 } else { key }
+}
+
+/// The bit of a source in what [`mixed_sources`] tells of its block.
+#[inline(always)]
+#[must_use]
+pub const fn block_bit(source: &Address) -> u32 {
+    let last = match *source {
+        Address::V4([.., last]) => last,
+        Address::V6([.., last]) => last,
+    };
+    1 << (last & 31)
+}
+
+/// The line of a block of sources in their table.
+#[inline(always)]
+#[must_use]
+pub const fn block_line(layout: &IndexLayout, key: u32) -> u32 {
+    layout.blocks + (mixed(key as u64) & layout.blocks_mask)
+}
+
+/// The line of the filter of IPv6 tops, the word in it, and the bits that are all set where there is such a
+/// top.
+#[inline(always)]
+#[must_use]
+pub const fn presence6(layout: &IndexLayout, top: u32) -> (u32, u32, u64) {
+    let product = (top as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    let word = upper(product) & layout.presence6_mask;
+    let bits = 1 << (product >> 58) | 1 << (product >> 52 & 63) | 1 << (product >> 26 & 63);
+    (layout.presence6 + word / 8, word % 8, bits)
+}
+
 /// The line of an IPv4 host.
 #[inline(always)]
 #[must_use]
 pub const fn host4_line(layout: &IndexLayout, address: u32) -> u32 {
-    layout.hosts4 + (mixed(address as u64) & layout.hosts4_mask)
+    layout.hosts4 + (hash4(address) & layout.hosts4_mask)
 }
 
 /// The first word in which an IPv4 host's entry is looked for; if it is in use, the entry stands in
@@ -280,8 +393,7 @@ pub const fn host4_word(address: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn host6_line(layout: &IndexLayout, high: u64, low: u64) -> u32 {
-    let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
-    layout.hosts6 + (mixed(folded ^ folded >> 32) & layout.hosts6_mask)
+    layout.hosts6 + (hash6(high, low) & layout.hosts6_mask)
 }
 
 /// The word of the grant of an IPv6 host at a place in its line, and the grant's lowest bit.
@@ -355,16 +467,25 @@ fn above6<L: Lines>(lines: &L, layout: &IndexLayout, high: u64, low: u64) -> Abo
     if layout.flags & IndexLayout::V6 == 0 || top == 0 {
         return Above::Found(Found::UNSURE);
     }
+    // Prefixes that are shorter than 32 bits stand nowhere in the table where nothing longer
+    // is below them.
+    let absent = if layout.flags & IndexLayout::SHORT6 != 0 {
+        Found::UNSURE
+    } else {
+        Found::grant(Grant::NONE)
+    };
+    let (number, word, bits) = presence6(layout, top);
+    let Some(line) = lines.line(number) else { return Above::Found(Found::UNSURE) };
+    if line.word(word) & bits != bits {
+        return Above::Found(absent);
+    }
     let Some(line) = lines.line(top6_line(layout, top)) else {
         return Above::Found(Found::UNSURE);
     };
     let word = keyed_word(&line, top);
     if word == 0 {
-        // Prefixes that are shorter than 32 bits stand nowhere in the table where nothing longer
-        // is below them.
-        let unsure = line.word(FULL_WORD) & FULL != 0 || layout.flags & IndexLayout::SHORT6 != 0;
-        let found = if unsure { Found::UNSURE } else { Found::grant(Grant::NONE) };
-        return Above::Found(found);
+        let full = line.word(FULL_WORD) & FULL != 0;
+        return Above::Found(if full { Found::UNSURE } else { absent });
     }
     let entry = Entry((word >> 32) as u32);
     if entry.has_hosts() {

@@ -98,7 +98,13 @@ pub trait Tables {
 
 /// What answers the most frequent look-ups in less time than the tables. What it says is what the tables
 /// say.
-pub trait Shortcuts: Tables {
+pub trait Shortcuts {
+    /// The tables themselves.
+    type Slot: Tables;
+
+    /// The tables themselves.
+    fn tables(&self) -> &Self::Slot;
+
     /// The class of a source in frames without a tag, [`Class::NONE`] for one that can't live behind
     /// this NIC. `None` for sources of which more than the class has to be looked at.
     fn known_class(&self, source: &Address) -> Option<Class>;

@@ -11,7 +11,10 @@ use filter_common::{
     wire::{MAX_NICS, Selector},
 };
 
-use crate::{NIC, constants, count, frame::PacketFrame, global, maps::SCRATCH, tables::Slot};
+use crate::{
+    LINES, NIC, count, frame::PacketFrame, global, maps::SCRATCH, remembered::Memory,
+    tables::FastSlot,
+};
 
 /// The step after which the program stops; user space sets it when it loads the program, so that the
 /// kernel takes out what comes after it.
@@ -47,12 +50,10 @@ fn steps(context: &XdpContext) -> Option<()> {
     if nic >= MAX_NICS {
         return None;
     }
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: as in `ingress`.
-    let scratch = unsafe { &mut *scratch };
-    let frame = PacketFrame::of_xdp(context, &raw mut scratch.cell);
-    let workspace = &mut scratch.workspace;
-    let slot = Slot::active_at_once(nic, constants(), &raw mut scratch.cell)?;
+    let remembered = Memory::of_this_cpu()?;
+    let fast = FastSlot::active(nic, global(&LINES), remembered)?;
+    let slot = fast.slot();
+    let frame = PacketFrame::first_buffer(context, Memory::cell(remembered));
     if stage == stage::SLOT {
         return (slot.settings().classes != 0).then_some(());
     }
@@ -61,18 +62,20 @@ fn steps(context: &XdpContext) -> Option<()> {
         return Some(());
     }
     if stage == stage::FLOW {
-        let key = &mut workspace.key;
-        key.set(&packet.headers(), Way::Incoming);
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: as in `ingress`.
+        let key = unsafe { &mut (*scratch).workspace.key };
+        packet.set_key(key, Way::Incoming);
         return slot.flow(key).map(|_| ());
     }
-    let grant = grant(&frame, &slot, &packet)?;
+    let grant = grant(&frame, &fast, &packet)?;
     if grant.row() == 0 {
         return None;
     }
     if stage == stage::GRANT {
         return Some(());
     }
-    let class = slot.known_class(&packet.source)?;
+    let class = fast.known_class(&packet.source)?;
     if stage == stage::CLASS {
         return Some(());
     }

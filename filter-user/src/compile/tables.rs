@@ -279,6 +279,12 @@ impl Tables for View<'_> {
 
 /// Short cuts that know everything, and send no samples.
 impl Shortcuts for View<'_> {
+    type Slot = Self;
+
+    fn tables(&self) -> &Self {
+        self
+    }
+
     fn known_class(&self, source: &Address) -> Option<Class> {
         is_plain(source).then(|| self.class(0, source).unwrap_or(Class::NONE))
     }

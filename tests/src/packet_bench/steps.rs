@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use aya::{EbpfLoader, maps::MapData, programs::Xdp};
 use filter_common::wire::SLOTS;
-use filter_user::kernel::PinDirectory;
+use filter_user::kernel::{PinDirectory, SharedMaps};
 
 use super::feeder::{Kind, Measured};
 
@@ -45,7 +45,8 @@ pub(super) fn load(pins: &PinDirectory, nic: u8, number: u32) -> Result<Measured
     loader
         .override_global("NIC", &nic, true)
         .override_global("STAGE", &number, true)
-        .override_global("LINES", &lines, true);
+        .override_global("LINES", &lines, true)
+        .map_max_entries("REMEMBERED", SharedMaps::cpus());
     for name in &names {
         loader.map_pin_path(name, maps.join(name));
     }
