@@ -7,10 +7,11 @@
 //! `decide` is asked; where it does say something, it is what `decide` would have said.
 
 use crate::{
+    address::Number,
     decide::{DNS_PORT, advance, look_up},
     flow::{self, Flow as _, Way},
     frame::{Frame, Head},
-    parse::{Address, ethertype, protocol},
+    parse::{ethertype, protocol},
     tables::{Class, Shortcuts, Tables},
     verdict::{DropReason, PassReason, Verdict},
     wire::{FlowKey, Grant, Selector, SlotSettings},
@@ -23,9 +24,9 @@ const PADDING: u32 = 46;
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
     /// The source address.
-    pub source: Address,
+    pub source: Number,
     /// The destination address.
-    pub destination: Address,
+    pub destination: Number,
     /// The source port.
     pub source_port: u16,
     /// The destination port.
@@ -46,7 +47,7 @@ pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) ->
     if grant.is_own() {
         return None;
     }
-    let class = shortcuts.known_class(&packet.source)?;
+    let class = shortcuts.known_class(packet.source)?;
     let tables = shortcuts.tables();
     let settings = tables.settings();
     match judge(tables, &packet, settings, (grant, class))? {
@@ -59,7 +60,7 @@ pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) ->
         }
         verdict => {
             if !grant.is_used() {
-                shortcuts.mark_indexed(&packet.destination);
+                shortcuts.mark_indexed(packet.destination);
             }
             Some(verdict)
         }
@@ -76,7 +77,7 @@ pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
 ) -> Option<Verdict> {
     let packet = read(frame)?;
     grant(frame, shortcuts, &packet)?;
-    if shortcuts.known_class(&packet.source)? == Class::NONE {
+    if shortcuts.known_class(packet.source)? == Class::NONE {
         return None;
     }
     let tables = shortcuts.tables();
@@ -97,12 +98,12 @@ impl Packet {
     #[inline(always)]
     pub fn set_key(&self, key: &mut FlowKey, way: Way) {
         key.ip_version = match self.source {
-            Address::V4(_) => 4,
-            Address::V6(_) => 6,
+            Number::V4(_) => 4,
+            Number::V6(..) => 6,
         };
         key.protocol = self.protocol;
         let ports = (self.source_port, self.destination_port);
-        key.set_ends((&self.source, &self.destination), ports, way);
+        key.set_ends((&self.source.address(), &self.destination.address()), ports, way);
     }
 }
 
@@ -120,10 +121,7 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
                 return None;
             }
             let length = u32::from(head.be16(16));
-            let addresses = (
-                Address::V4(head.be32(26).to_be_bytes()),
-                Address::V4(head.be32(30).to_be_bytes()),
-            );
+            let addresses = (Number::V4(head.be32(26)), Number::V4(head.be32(30)));
             let protocol = head.byte(23);
             let end = 14 + length;
             if !is_end(end, frame.len()) {
@@ -144,7 +142,8 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
             if !is_end(end, frame.len()) {
                 return None;
             }
-            let addresses = (address6(&head, 22), address6(&head, 38));
+            let source = Number::V6(head.be64(22), head.be64(30));
+            let addresses = (source, Number::V6(head.be64(38), head.be64(46)));
             match head.byte(20) {
                 protocol::UDP => udp(&head, 54, end, addresses),
                 protocol::TCP => tcp(&frame.head::<74>()?, 54, end, addresses),
@@ -162,17 +161,11 @@ const fn is_end(end: u32, length: u32) -> bool {
 }
 
 #[inline(always)]
-fn address6<H: Head>(head: &H, place: u32) -> Address {
-    let (high, low) = (head.be64(place), head.be64(place + 8));
-    Address::V6((u128::from(high) << 64 | u128::from(low)).to_be_bytes())
-}
-
-#[inline(always)]
 fn udp<H: Head>(
     head: &H,
     place: u32,
     end: u32,
-    (source, destination): (Address, Address),
+    (source, destination): (Number, Number),
 ) -> Option<Packet> {
     let available = end.checked_sub(place)?;
     let (source_port, length) = (head.be16(place), u32::from(head.be16(place + 4)));
@@ -190,7 +183,7 @@ fn tcp<H: Head>(
     head: &H,
     place: u32,
     end: u32,
-    (source, destination): (Address, Address),
+    (source, destination): (Number, Number),
 ) -> Option<Packet> {
     let available = end.checked_sub(place)?;
     let length = u32::from(head.byte(place + 12) >> 4) * 4;
@@ -216,13 +209,13 @@ pub fn grant<F: Frame + ?Sized, S: Shortcuts>(
 ) -> Option<Grant> {
     // Those that mean the host itself, groups, or all: of IPv6 they begin with zeros, or are multicast.
     let special = match packet.destination {
-        Address::V4([first, ..]) => matches!(first, 0 | 127 | 224..),
-        Address::V6([first, second, ..]) => first == 0xff || (first, second) == (0, 0),
+        Number::V4(address) => matches!(address >> 24, 0 | 127 | 224..),
+        Number::V6(high, _) => high >> 56 == 0xff || high >> 48 == 0,
     };
     if special {
         return None;
     }
-    let found = shortcuts.indexed(&packet.destination);
+    let found = shortcuts.indexed(packet.destination);
     if found.is_unsure() || found.value().is_closed() {
         return None;
     }

@@ -21,7 +21,7 @@
 //! destinations by their [`stripe`], sources by [`mixed_sources`].
 
 use crate::{
-    address::Address,
+    address::Number,
     wire::{Grant, IndexLayout, STRIPES},
 };
 
@@ -208,25 +208,24 @@ impl Found {
     }
 
     /// Whether it is worth remembering: something that nothing more has to be done with than to look
-    /// at it. What is granted nothing is left out, so that whoever tries many addresses doesn't make
-    /// room for them at the cost of others.
+    /// at it, as it is marked, or is one of the gateway's own addresses, which nobody marks here. What is
+    /// granted nothing is left out, so that whoever tries many addresses doesn't make room for them at
+    /// the cost of others.
     #[inline(always)]
     #[must_use]
     pub const fn is_kept(self) -> bool {
-        !self.is_unsure() && self.value().is_used() && self.value().row() != 0
+        let grant = self.value();
+        !self.is_unsure() && (grant.is_own() || grant.is_used() && grant.row() != 0)
     }
 }
 
 /// What the index of a slot says of a destination.
 #[inline(always)]
 #[must_use]
-pub fn find<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) -> Found {
-    let above = match *destination {
-        Address::V4(address) => above4(lines, layout, u32::from_be_bytes(address)),
-        Address::V6(address) => {
-            let (high, low) = halves(address);
-            above6(lines, layout, high, low)
-        }
+pub fn find<L: Lines>(lines: &L, layout: &IndexLayout, destination: Number) -> Found {
+    let above = match destination {
+        Number::V4(address) => above4(lines, layout, address),
+        Number::V6(high, low) => above6(lines, layout, high, low),
     };
     match above {
         Above::Found(found) => found,
@@ -238,11 +237,10 @@ pub fn find<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) ->
 /// Marks a destination as used where it has an entry of its own in the index; `false` where it has
 /// none.
 #[inline(always)]
-pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) -> bool {
+pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: Number) -> bool {
     let used = Grant::NONE.used().0;
-    match *destination {
-        Address::V4(address) if layout.flags & IndexLayout::V4 != 0 => {
-            let address = u32::from_be_bytes(address);
+    match destination {
+        Number::V4(address) if layout.flags & IndexLayout::V4 != 0 => {
             let Some(line) = lines.line(host4_line(layout, address)) else { return false };
             for index in 0..KEYS_PER_LINE {
                 if address != 0 && lower(line.word(index)) == address {
@@ -251,8 +249,7 @@ pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) ->
                 }
             }
         }
-        Address::V6(address) if layout.flags & IndexLayout::V6 != 0 => {
-            let (high, low) = halves(address);
+        Number::V6(high, low) if layout.flags & IndexLayout::V6 != 0 => {
             let Some(line) = lines.line(host6_line(layout, high, low)) else { return false };
             for host in 0..HOSTS6_PER_LINE {
                 if high != 0 && line.word(host * 2) == high && line.word(host * 2 + 1) == low {
@@ -262,51 +259,29 @@ pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) ->
                 }
             }
         }
-        Address::V4(_) | Address::V6(_) => {}
+        Number::V4(_) | Number::V6(..) => {}
     }
     false
 }
 
-/// An IPv6 address as two numbers.
+/// A number that depends on all bits of an address, its upper bits most.
 #[inline(always)]
 #[must_use]
-pub const fn halves(address: [u8; 16]) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h, low @ ..] = address;
-    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(low))
+pub const fn hash(address: Number) -> u32 {
+    match address {
+        Number::V4(address) => mixed(address as u64),
+        Number::V6(high, low) => {
+            let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
+            mixed(folded ^ folded >> 32)
+        }
+    }
 }
 
-/// A number that depends on all bits of an IPv4 address, its upper bits most.
-#[inline(always)]
-#[must_use]
-pub const fn hash4(address: u32) -> u32 {
-    mixed(address as u64)
-}
-
-/// As [`hash4`], of an IPv6 address whose halves are given.
-#[inline(always)]
-#[must_use]
-pub const fn hash6(high: u64, low: u64) -> u32 {
-    let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
-    mixed(folded ^ folded >> 32)
-}
-
-/// The stripe of a destination, below [`STRIPES`], by its [`hash4`] or [`hash6`].
+/// The stripe of a destination, below [`STRIPES`], by its [`hash`].
 #[inline(always)]
 #[must_use]
 pub const fn stripe(hash: u32) -> u32 {
     hash >> (u32::BITS - STRIPES.trailing_zeros())
-}
-
-/// The stripe of an address.
-#[must_use]
-pub const fn stripe_of(address: &Address) -> u32 {
-    match *address {
-        Address::V4(address) => stripe(hash4(u32::from_be_bytes(address))),
-        Address::V6(address) => {
-            let (high, low) = halves(address);
-            stripe(hash6(high, low))
-        }
-    }
 }
 
 /// Which addresses of a source's block, a /24 or an IPv6 /64, have to be looked up each for itself, as
@@ -314,10 +289,10 @@ pub const fn stripe_of(address: &Address) -> u32 {
 /// one class, and all or none of them are [plain](crate::tables::is_plain).
 #[inline(always)]
 #[must_use]
-pub fn mixed_sources<L: Lines>(lines: &L, layout: &IndexLayout, source: &Address) -> u32 {
-    let whole = match *source {
-        Address::V4([first, ..]) => first != 0 && first < 224,
-        Address::V6(address) => halves(address).0 != 0,
+pub fn mixed_sources<L: Lines>(lines: &L, layout: &IndexLayout, source: Number) -> u32 {
+    let whole = match source {
+        Number::V4(address) => matches!(address >> 24, 1..224),
+        Number::V6(high, _) => high != 0,
     };
     if !whole || layout.flags & IndexLayout::SOURCES == 0 {
         return ALL_MIXED;
@@ -334,10 +309,10 @@ pub fn mixed_sources<L: Lines>(lines: &L, layout: &IndexLayout, source: &Address
 /// the others.
 #[inline(always)]
 #[must_use]
-pub const fn block_key(source: &Address) -> u32 {
-    let key = match *source {
-        Address::V4([a, b, c, _]) => u32::from_be_bytes([0, a, b, c]),
-        Address::V6(address) => hash6(halves(address).0, 0),
+pub const fn block_key(source: Number) -> u32 {
+    let key = match source {
+        Number::V4(address) => address >> 8,
+        Number::V6(high, _) => hash(Number::V6(high, 0)),
     };
     // Key 0 is for empty words.
     if key == 0 { 1 } else { key }
@@ -346,12 +321,12 @@ pub const fn block_key(source: &Address) -> u32 {
 /// The bit of a source in what [`mixed_sources`] tells of its block.
 #[inline(always)]
 #[must_use]
-pub const fn block_bit(source: &Address) -> u32 {
-    let last = match *source {
-        Address::V4([.., last]) => last,
-        Address::V6([.., last]) => last,
+pub const fn block_bit(source: Number) -> u32 {
+    let last = match source {
+        Number::V4(address) => address & 31,
+        Number::V6(_, low) => lower(low) & 31,
     };
-    1 << (last & 31)
+    1 << last
 }
 
 /// The line of a block of sources in their table.
@@ -376,7 +351,7 @@ pub const fn presence6(layout: &IndexLayout, top: u32) -> (u32, u32, u64) {
 #[inline(always)]
 #[must_use]
 pub const fn host4_line(layout: &IndexLayout, address: u32) -> u32 {
-    layout.hosts4 + (hash4(address) & layout.hosts4_mask)
+    layout.hosts4 + (hash(Number::V4(address)) & layout.hosts4_mask)
 }
 
 /// The first word in which an IPv4 host's entry is looked for; if it is in use, the entry stands in
@@ -393,7 +368,7 @@ pub const fn host4_word(address: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn host6_line(layout: &IndexLayout, high: u64, low: u64) -> u32 {
-    layout.hosts6 + (hash6(high, low) & layout.hosts6_mask)
+    layout.hosts6 + (hash(Number::V6(high, low)) & layout.hosts6_mask)
 }
 
 /// The word of the grant of an IPv6 host at a place in its line, and the grant's lowest bit.

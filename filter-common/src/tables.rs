@@ -3,6 +3,7 @@
 //! plain collections.
 
 use crate::{
+    address::Number,
     flow::{Clock, Flow},
     index::Found,
     parse::Address,
@@ -107,13 +108,13 @@ pub trait Shortcuts {
 
     /// The class of a source in frames without a tag, [`Class::NONE`] for one that can't live behind
     /// this NIC. `None` for sources of which more than the class has to be looked at.
-    fn known_class(&self, source: &Address) -> Option<Class>;
+    fn known_class(&self, source: Number) -> Option<Class>;
 
     /// What the index says of a destination. It may not know.
-    fn indexed(&self, destination: &Address) -> Found;
+    fn indexed(&self, destination: Number) -> Found;
 
     /// Marks a destination as used in the index, as [`Tables::mark_used`] does in the tables.
-    fn mark_indexed(&self, destination: &Address);
+    fn mark_indexed(&self, destination: Number);
 
     /// Counts a dropped packet of which no sample needs to be sent; `false` where one does.
     fn skips_sample(&self) -> bool;

@@ -75,7 +75,7 @@ fn steps(context: &XdpContext) -> Option<()> {
     if stage == stage::GRANT {
         return Some(());
     }
-    let class = fast.known_class(&packet.source)?;
+    let class = fast.known_class(packet.source)?;
     if stage == stage::CLASS {
         return Some(());
     }

@@ -3,6 +3,7 @@
 //! twice.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array as BtfArray, ArrayOfMaps},
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -106,9 +107,11 @@ pub(crate) static SOURCES6_0: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries
 #[map]
 pub(crate) static SOURCES6_1: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
 
-/// The index of both slots, one behind the other. User space makes it as long as it must be.
+/// The index of both slots, one behind the other. User space makes it as long as it must be. Nobody maps
+/// it: but the values of an array that could be mapped begin with a page, and so each line of the index is
+/// one of the processor's, where those of others begin behind the kernel's own fields.
 #[map]
-pub(crate) static INDEX: Array<LineWords> = Array::with_max_entries(SLOTS, 0);
+pub(crate) static INDEX: Array<LineWords> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 /// The layout of the index, by slot.
 #[map]
 pub(crate) static LAYOUTS: Array<IndexLayout> = Array::with_max_entries(SLOTS, 0);
@@ -118,9 +121,9 @@ pub(crate) static LAYOUTS: Array<IndexLayout> = Array::with_max_entries(SLOTS, 0
 pub(crate) static MOVES: Array<[u64; STRIPES as usize]> = Array::with_max_entries(1, 0);
 
 /// What CPUs remember, by CPU. Each NIC's programs have one of their own, and user space makes it as long
-/// as there are CPUs.
+/// as there are CPUs. It begins with a page, as the index does.
 #[map]
-pub(crate) static REMEMBERED: Array<Remembered> = Array::with_max_entries(1, 0);
+pub(crate) static REMEMBERED: Array<Remembered> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Counter of a match -> the hosts behind the destination NAT of its services.
 #[map]

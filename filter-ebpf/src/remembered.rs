@@ -14,8 +14,8 @@
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use filter_common::{
-    index::{ALL_MIXED, Found, block_bit, halves, hash4, hash6, stripe},
-    parse::Address,
+    address::Number,
+    index::{ALL_MIXED, Found, block_bit, hash, stripe},
     tables::Class,
     wire::{Active, Grant, STRIPE_BITS},
 };
@@ -28,7 +28,7 @@ const GRANTS6_BITS: u32 = 13;
 const CLASSES_BITS: u32 = 12;
 
 /// All that one CPU remembers.
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Remembered {
     /// The word that the epoch belongs to.
     active: u64,
@@ -36,10 +36,14 @@ pub(crate) struct Remembered {
     epoch: u64,
     /// For `Frame::forget`.
     cell: u32,
+    /// Up to the end of the processor's line, so that no entry lies in two of them.
+    rest: [u32; 11],
     grants4: [KnownGrant4; 1 << GRANTS4_BITS],
     grants6: [KnownGrant6; 1 << GRANTS6_BITS],
     classes: [KnownClass; 1 << CLASSES_BITS],
 }
+
+const _: () = assert!(core::mem::offset_of!(Remembered, grants4) == 64);
 
 /// What the index said of an IPv4 destination.
 #[derive(Clone, Copy)]
@@ -131,14 +135,8 @@ impl Memory {
 
     /// What has to be known before a destination is looked up; `None` where nothing may be remembered.
     #[inline(always)]
-    pub(crate) fn question(&self, destination: &Address) -> Option<Question> {
-        let hash = match *destination {
-            Address::V4(address) => hash4(u32::from_be_bytes(address)),
-            Address::V6(address) => {
-                let (high, low) = halves(address);
-                hash6(high, low)
-            }
-        };
+    pub(crate) fn question(&self, destination: Number) -> Option<Question> {
+        let hash = hash(destination);
         let counters = MOVES.get_ptr(0)?.cast::<u64>();
         // SAFETY: there is a counter for each stripe; volatile, as another CPU writes the aligned word.
         let counter = unsafe { core::ptr::read_volatile(counters.add(stripe(hash) as usize)) };
@@ -147,37 +145,29 @@ impl Memory {
 
     /// The grant that is remembered; unsure where there is none.
     #[inline(always)]
-    pub(crate) fn grant(&self, question: Question, destination: &Address) -> Found {
-        match *destination {
-            Address::V4(address) => {
+    pub(crate) fn grant(&self, question: Question, destination: Number) -> Found {
+        let (known, grant) = match destination {
+            Number::V4(destination) => {
                 let known = self.grant4(question.hash);
-                let destination = u32::from_be_bytes(address);
-                if known.stamp == question.stamp && known.destination == destination {
-                    return Found::grant(Grant(known.grant));
-                }
+                (known.stamp == question.stamp && known.destination == destination, known.grant)
             }
-            Address::V6(address) => {
+            Number::V6(high, low) => {
                 let known = self.grant6(question.hash);
-                let (high, low) = halves(address);
-                if known.stamp == question.stamp && known.destination == [high, low] {
-                    return Found::grant(Grant(known.grant));
-                }
+                (known.stamp == question.stamp && known.destination == [high, low], known.grant)
             }
-        }
-        Found::UNSURE
+        };
+        if known { Found::grant(Grant(grant)) } else { Found::UNSURE }
     }
 
     /// Remembers what was found.
     #[inline(always)]
-    pub(crate) fn keep(&self, question: Question, destination: &Address, grant: Grant) {
+    pub(crate) fn keep(&self, question: Question, destination: Number, grant: Grant) {
         let Question { hash, stamp } = question;
-        match *destination {
-            Address::V4(address) => {
-                let destination = u32::from_be_bytes(address);
+        match destination {
+            Number::V4(destination) => {
                 *self.grant4(hash) = KnownGrant4 { stamp, destination, grant: grant.0 };
             }
-            Address::V6(address) => {
-                let (high, low) = halves(address);
+            Number::V6(high, low) => {
                 let destination = [high, low];
                 *self.grant6(hash) = KnownGrant6 { stamp, destination, grant: grant.0 };
             }
@@ -186,7 +176,7 @@ impl Memory {
 
     /// The class that is remembered of a source.
     #[inline(always)]
-    pub(crate) fn class(&self, source: &Address) -> Option<Class> {
+    pub(crate) fn class(&self, source: Number) -> Option<Class> {
         let (address, block) = keys(source);
         let known = self.known_class(block);
         let ours = known.epoch == self.epoch && known.source == block;
@@ -203,7 +193,7 @@ impl Memory {
 
     /// Remembers the class of a source, of whose block is known what is mixed in it.
     #[inline(always)]
-    pub(crate) fn keep_class(&self, source: &Address, class: Class, mixed: u32) {
+    pub(crate) fn keep_class(&self, source: Number, class: Class, mixed: u32) {
         let (address, block) = keys(source);
         let of_block = mixed & block_bit(source) == 0;
         let (source, mixed) = if of_block { (block, mixed) } else { (address, ALL_MIXED) };
@@ -242,15 +232,12 @@ impl Memory {
 
 /// A source, and the first one of its block.
 #[inline(always)]
-fn keys(source: &Address) -> ([u64; 2], [u64; 2]) {
-    match *source {
-        Address::V4(address) => {
-            let address = u64::from(u32::from_be_bytes(address));
-            ([u64::MAX, address], [u64::MAX, address >> 8 << 8])
+fn keys(source: Number) -> ([u64; 2], [u64; 2]) {
+    match source {
+        Number::V4(address) => {
+            let address = u64::from(address);
+            ([u64::MAX, address], [u64::MAX, address & !0xff])
         }
-        Address::V6(address) => {
-            let (high, low) = halves(address);
-            ([high, low], [high, 0])
-        }
+        Number::V6(high, low) => ([high, low], [high, 0]),
     }
 }

@@ -6,6 +6,7 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use filter_common::{
+    address::Number,
     flow::{Clock, Flow, FlowState, Load, Way},
     index::{self, Found, Line, LineWords, Lines},
     parse::Address,
@@ -387,15 +388,16 @@ impl Shortcuts for FastSlot {
     }
 
     #[inline(always)]
-    fn known_class(&self, source: &Address) -> Option<Class> {
+    fn known_class(&self, source: Number) -> Option<Class> {
         if let Some(class) = self.memory.class(source) {
             return Some(class);
         }
         // Those are never remembered, so that what is remembered needs no look.
-        if !is_plain(source) {
+        let address = source.address();
+        if !is_plain(&address) {
             return None;
         }
-        let class = self.slot.class(0, source).unwrap_or(Class::NONE);
+        let class = self.slot.class(0, &address).unwrap_or(Class::NONE);
         let mixed = match self.slot.layout(0) {
             Some(layout) => index::mixed_sources(&self.slot.lines(0), layout, source),
             None => index::ALL_MIXED,
@@ -405,7 +407,7 @@ impl Shortcuts for FastSlot {
     }
 
     #[inline(always)]
-    fn indexed(&self, destination: &Address) -> Found {
+    fn indexed(&self, destination: Number) -> Found {
         let Some(question) = self.memory.question(destination) else { return Found::UNSURE };
         let known = self.memory.grant(question, destination);
         if !known.is_unsure() {
@@ -421,7 +423,7 @@ impl Shortcuts for FastSlot {
     }
 
     #[inline(always)]
-    fn mark_indexed(&self, destination: &Address) {
+    fn mark_indexed(&self, destination: Number) {
         if let Some(layout) = self.slot.layout(0) {
             index::mark(&self.slot.lines(0), layout, destination);
         }

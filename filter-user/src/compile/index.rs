@@ -4,16 +4,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use filter_common::{
-    address::Address,
+    address::Number,
     index::{
         ALL_MIXED, BASE_LINES, DENSE_LINES, ENTRIES_PER_LINE, Entry, FULL, FULL_WORD,
         HOSTS6_PER_LINE, KEYS_PER_LINE, LineWords, TREE_LINES, block_bit, block_key, block_line,
-        halves, host4_line, host4_word, host6_grant, host6_line, keyed, presence6, stripe_of,
-        top6_line,
+        hash, host4_line, host4_word, host6_grant, host6_line, keyed, presence6, stripe, top6_line,
     },
     wire::{DEFAULT_INDEX_LINES, Grant, IndexChange, IndexLayout},
 };
@@ -129,7 +128,7 @@ pub fn plan_host<E>(
             plan.v4(layout, address.to_bits(), grant, &mut read)?;
         }
         IpAddr::V6(address) if layout.flags & IndexLayout::V6 != 0 => {
-            plan.v6(layout, halves(address.octets()), grant, retired, &mut read)?;
+            plan.v6(layout, halves(address), grant, retired, &mut read)?;
         }
         IpAddr::V4(_) | IpAddr::V6(_) => {}
     }
@@ -142,12 +141,8 @@ pub fn plan_host<E>(
 /// The stripe of an address.
 #[must_use]
 pub fn host_stripe(address: IpAddr) -> u16 {
-    let stripe = match address {
-        IpAddr::V4(address) => stripe_of(&Address::V4(address.octets())),
-        IpAddr::V6(address) => stripe_of(&Address::V6(address.octets())),
-    };
     // There are far fewer than 2^16.
-    u16::try_from(stripe).unwrap_or_default()
+    u16::try_from(stripe(hash(number(address)))).unwrap_or_default()
 }
 
 /// Where an address's grant stands in its line of the index: the word and the grant's lowest bit.
@@ -161,7 +156,7 @@ pub fn host_in_line(address: IpAddr, line: &LineWords) -> Option<(u32, u32)> {
             Some((word, 32))
         }
         IpAddr::V6(address) => {
-            let (high, low) = halves(address.octets());
+            let (high, low) = halves(address);
             let host = (0..HOSTS6_PER_LINE).find(|host| is_host6(line, *host, high, low))?;
             Some(host6_grant(host))
         }
@@ -177,7 +172,7 @@ pub fn host_line(layout: &IndexLayout, address: IpAddr) -> Option<u32> {
             (layout.flags & IndexLayout::V4 != 0).then(|| host4_line(layout, address.to_bits()))
         }
         IpAddr::V6(address) => (layout.flags & IndexLayout::V6 != 0).then(|| {
-            let (high, low) = halves(address.octets());
+            let (high, low) = halves(address);
             host6_line(layout, high, low)
         }),
     }
@@ -430,9 +425,7 @@ where
         let of_family = || {
             grants.iter().filter_map(|(prefix, grant)| match prefix {
                 IpNet::V4(_) => None,
-                IpNet::V6(prefix) => {
-                    Some((halves(prefix.network().octets()), prefix.prefix_len(), *grant))
-                }
+                IpNet::V6(prefix) => Some((halves(prefix.network()), prefix.prefix_len(), *grant)),
             })
         };
         let hosts =
@@ -564,9 +557,9 @@ where
             } else {
                 // Its addresses have bits side by side, and the first one's is the lowest.
                 let count = 1_u32 << (prefix.max_prefix_len() - prefix.prefix_len());
-                ((1 << count) - 1) * block_bit(&address(prefix))
+                ((1 << count) - 1) * block_bit(number(prefix.network()))
             };
-            *blocks.entry(block_key(&address(prefix))).or_default() |= mixed;
+            *blocks.entry(block_key(number(prefix.network()))).or_default() |= mixed;
         }
         let Ok(first) = u32::try_from(self.next) else { return Ok(layout) };
         let with_blocks = IndexLayout {
@@ -704,12 +697,23 @@ fn put_keyed(table: &mut [LineWords], line: u32, preferred: u32, value: u64) {
     }
 }
 
-/// The first address of a prefix.
-fn address(prefix: &IpNet) -> Address {
-    match prefix {
-        IpNet::V4(prefix) => Address::V4(prefix.network().octets()),
-        IpNet::V6(prefix) => Address::V6(prefix.network().octets()),
+/// An address as a number.
+fn number(address: IpAddr) -> Number {
+    match address {
+        IpAddr::V4(address) => Number::V4(address.to_bits()),
+        IpAddr::V6(address) => {
+            let (high, low) = halves(address);
+            Number::V6(high, low)
+        }
     }
+}
+
+/// An IPv6 address as two numbers.
+fn halves(address: Ipv6Addr) -> (u64, u64) {
+    let bits = address.to_bits();
+    // The lower half, and what is left without it, both of which fit.
+    let [a, b, c, d, e, f, g, h, low @ ..] = bits.to_be_bytes();
+    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(low))
 }
 
 fn is_host6(line: &LineWords, host: u32, high: u64, low: u64) -> bool {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use filter_common::{
+    address::Number,
     flow::{Clock, Flow, FlowState, Load, Way},
     index::Found,
     parse::Address,
@@ -285,16 +286,17 @@ impl Shortcuts for View<'_> {
         self
     }
 
-    fn known_class(&self, source: &Address) -> Option<Class> {
-        is_plain(source).then(|| self.class(0, source).unwrap_or(Class::NONE))
+    fn known_class(&self, source: Number) -> Option<Class> {
+        let source = source.address();
+        is_plain(&source).then(|| self.class(0, &source).unwrap_or(Class::NONE))
     }
 
-    fn indexed(&self, destination: &Address) -> Found {
-        Found::grant(self.grant(destination))
+    fn indexed(&self, destination: Number) -> Found {
+        Found::grant(self.grant(&destination.address()))
     }
 
-    fn mark_indexed(&self, destination: &Address) {
-        self.mark_used(destination);
+    fn mark_indexed(&self, destination: Number) {
+        self.mark_used(&destination.address());
     }
 
     fn skips_sample(&self) -> bool {

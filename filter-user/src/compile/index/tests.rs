@@ -4,7 +4,6 @@
 use std::{cell::RefCell, convert::Infallible, net::IpAddr};
 
 use filter_common::{
-    address::Address,
     index::{Line, block_bit, find, mark, mixed_sources},
     tables::{Role, Tables as _, is_plain},
 };
@@ -92,15 +91,11 @@ impl Memory {
     /// Fails where the index is sure of something else than the prefixes say; whether it is sure.
     fn check(&self, tables: &SlotTables, address: IpAddr) -> bool {
         let view = View { tables, nic: 0, memory: None, role: Role::Observing };
-        let destination = match address {
-            IpAddr::V4(address) => Address::V4(address.octets()),
-            IpAddr::V6(address) => Address::V6(address.octets()),
-        };
-        let found = find(&self, &self.layout, &destination);
+        let found = find(&self, &self.layout, number(address));
         if found.is_unsure() {
             return false;
         }
-        assert_eq!(found.value().unmarked(), view.grant(&destination), "{address}");
+        assert_eq!(found.value().unmarked(), view.grant(&number(address).address()), "{address}");
         true
     }
 }
@@ -164,7 +159,7 @@ fn borders(grants: &BTreeMap<IpNet, Grant>) -> Vec<IpAddr> {
             (IpAddr::V6(first), IpAddr::V6(last)) => {
                 let (first, last) = (first.to_bits(), last.to_bits());
                 let around: [u128; 4] = [first.wrapping_sub(1), first, last, last.wrapping_add(1)];
-                borders.extend(around.map(|bits| IpAddr::from(std::net::Ipv6Addr::from(bits))));
+                borders.extend(around.map(|bits| IpAddr::from(Ipv6Addr::from(bits))));
             }
             _ => {}
         }
@@ -221,13 +216,10 @@ proptest! {
     fn marks_are_of_addresses(grants in grants(), addresses in vec(address(), 0..40)) {
         let memory = Memory::new(&grants, u32::MAX);
         for address in addresses.into_iter().chain(borders(&grants)) {
-            let destination = match address {
-                IpAddr::V4(address) => Address::V4(address.octets()),
-                IpAddr::V6(address) => Address::V6(address.octets()),
-            };
-            let before = find(&&memory, &memory.layout, &destination);
-            let marked = mark(&&memory, &memory.layout, &destination);
-            let after = find(&&memory, &memory.layout, &destination);
+            let destination = number(address);
+            let before = find(&&memory, &memory.layout, destination);
+            let marked = mark(&&memory, &memory.layout, destination);
+            let after = find(&&memory, &memory.layout, destination);
             prop_assert!(!marked || grants.contains_key(&IpNet::from(address)));
             if marked {
                 prop_assert_eq!(after.value(), before.value().used());
@@ -277,23 +269,16 @@ proptest! {
                 }
             };
             let together: Vec<IpAddr> = lasts.iter().map(of_block).chain([address]).filter(|address| {
-                let source = source(*address);
-                mixed_sources(&&memory, &memory.layout, &source) & block_bit(&source) == 0
+                let source = number(*address);
+                mixed_sources(&&memory, &memory.layout, source) & block_bit(source) == 0
             }).collect();
             for zone in 1..3 {
                 for pair in together.windows(2) {
                     prop_assert_eq!(class(zone, pair[0]), class(zone, pair[1]), "{:?}", pair);
-                    prop_assert_eq!(is_plain(&source(pair[0])), is_plain(&source(pair[1])));
+                    prop_assert_eq!(is_plain(&number(pair[0]).address()), is_plain(&number(pair[1]).address()));
                 }
             }
         }
-    }
-}
-
-fn source(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(address) => Address::V4(address.octets()),
-        IpAddr::V6(address) => Address::V6(address.octets()),
     }
 }
 
@@ -307,7 +292,7 @@ fn many_hosts_are_found_without_the_trie() {
         );
         let v6 = 0x2603_1000_u128 << 96 | u128::from(number % 977) << 80 | u128::from(number);
         grants.insert(IpNet::from(IpAddr::from(v4)), Grant::new(number % 50 + 1));
-        let v6 = IpAddr::from(std::net::Ipv6Addr::from(v6));
+        let v6 = IpAddr::from(Ipv6Addr::from(v6));
         grants.insert(IpNet::from(v6), Grant::new(number % 50 + 1));
     }
     let memory = Memory::new(&grants, u32::MAX);
@@ -315,11 +300,8 @@ fn many_hosts_are_found_without_the_trie() {
     assert_eq!(index_lines(&tables.grants), memory.layout.lines);
     let mut unsure = 0;
     for (prefix, grant) in &grants {
-        let destination = match prefix.addr() {
-            IpAddr::V4(address) => Address::V4(address.octets()),
-            IpAddr::V6(address) => Address::V6(address.octets()),
-        };
-        let found = find(&&memory, &memory.layout, &destination);
+        let destination = number(prefix.addr());
+        let found = find(&&memory, &memory.layout, destination);
         if found.is_unsure() {
             unsure += 1;
         } else {
