@@ -11,10 +11,11 @@ use crate::{
     decide::{DNS_PORT, advance, look_up},
     flow::{self, Flow as _, Way},
     frame::{Frame, Head},
+    index::Found,
     parse::{ethertype, protocol},
     tables::{Class, Shortcuts, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{FlowKey, Grant, Selector, SlotSettings},
+    wire::{FlowKey, Grant, Permit, Selector, SlotSettings},
 };
 
 /// What pads the shortest frame, at most: its payload (IEEE 802.3, clause 4A.4).
@@ -42,15 +43,28 @@ pub struct Packet {
 #[inline(always)]
 pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) -> Option<Verdict> {
     let packet = read(frame)?;
-    let grant = grant(frame, shortcuts, &packet)?;
+    let destination = packet.destination;
+    if is_special(destination) {
+        return None;
+    }
+    let selector = match packet.protocol {
+        protocol::TCP => Selector::tcp(packet.destination_port),
+        _ => Selector::udp(packet.destination_port),
+    };
+    let class = shortcuts.known_class(packet.source)?;
+    let question = shortcuts.question(destination)?;
+    let (known, permit) = shortcuts.remembered(question, destination, (class, selector));
+    if permit.is_granted() {
+        return Some(Verdict::Permit(permit));
+    }
+    let grant = grant(frame, shortcuts, question, destination, known)?;
     // What the gateway takes in itself may be control traffic, and opens flows of its own.
     if grant.is_own() {
         return None;
     }
-    let class = shortcuts.known_class(packet.source)?;
     let tables = shortcuts.tables();
     let settings = tables.settings();
-    match judge(tables, &packet, settings, (grant, class))? {
+    match judge(tables, &packet, settings, (grant, class, selector))? {
         Verdict::Drop(reason) => {
             let answered = settings.flags & SlotSettings::REJECT != 0;
             if answered || settings.mode == SlotSettings::AUDIT || !shortcuts.skips_sample() {
@@ -59,8 +73,13 @@ pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) ->
             Some(Verdict::Drop(reason))
         }
         verdict => {
+            // The next packet finds the mark, and what is remembered then has nothing left to be done.
             if !grant.is_used() {
-                shortcuts.mark_indexed(packet.destination);
+                shortcuts.mark_indexed(destination);
+            } else if known.is_unsure()
+                && let Verdict::Permit(permit) = verdict
+            {
+                shortcuts.remember(question, destination, grant, ((class, selector), permit));
             }
             Some(verdict)
         }
@@ -76,7 +95,17 @@ pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
     key: &mut FlowKey,
 ) -> Option<Verdict> {
     let packet = read(frame)?;
-    grant(frame, shortcuts, &packet)?;
+    let destination = packet.destination;
+    if is_special(destination) {
+        return None;
+    }
+    let question = shortcuts.question(destination)?;
+    let nothing = (Class::NONE, Selector::ECHO);
+    let (known, _) = shortcuts.remembered(question, destination, nothing);
+    let grant = grant(frame, shortcuts, question, destination, known)?;
+    if known.is_unsure() && grant.is_own() {
+        shortcuts.remember(question, destination, grant, (nothing, Permit::DENIED));
+    }
     if shortcuts.known_class(packet.source)? == Class::NONE {
         return None;
     }
@@ -200,22 +229,27 @@ fn tcp<H: Head>(
     })
 }
 
-/// The grant of a destination that is no special one, where the index is sure of it.
+/// Whether a destination means the host itself, groups, or all: those of IPv6 begin with zeros, or are
+/// multicast.
+#[inline(always)]
+#[must_use]
+pub const fn is_special(destination: Number) -> bool {
+    match destination {
+        Number::V4(address) => matches!(address >> 24, 0 | 127 | 224..),
+        Number::V6(high, _) => high >> 56 == 0xff || high >> 48 == 0,
+    }
+}
+
+/// The grant of a destination that is no special one, if it is remembered, or the index is sure of it.
 #[inline(always)]
 pub fn grant<F: Frame + ?Sized, S: Shortcuts>(
     frame: &F,
     shortcuts: &S,
-    packet: &Packet,
+    question: S::Question,
+    destination: Number,
+    known: Found,
 ) -> Option<Grant> {
-    // Those that mean the host itself, groups, or all: of IPv6 they begin with zeros, or are multicast.
-    let special = match packet.destination {
-        Number::V4(address) => matches!(address >> 24, 0 | 127 | 224..),
-        Number::V6(high, _) => high >> 56 == 0xff || high >> 48 == 0,
-    };
-    if special {
-        return None;
-    }
-    let found = shortcuts.indexed(packet.destination);
+    let found = if known.is_unsure() { shortcuts.indexed(question, destination) } else { known };
     if found.is_unsure() || found.value().is_closed() {
         return None;
     }
@@ -229,7 +263,7 @@ fn judge<T: Tables>(
     tables: &T,
     packet: &Packet,
     settings: SlotSettings,
-    (grant, class): (Grant, Class),
+    (grant, class, selector): (Grant, Class, Selector),
 ) -> Option<Verdict> {
     if class == Class::NONE {
         return Some(Verdict::Drop(DropReason::SpoofedSource));
@@ -240,10 +274,6 @@ fn judge<T: Tables>(
     let reason = if grant.row() == 0 {
         DropReason::NotListed
     } else {
-        let selector = match packet.protocol {
-            protocol::TCP => Selector::tcp(packet.destination_port),
-            _ => Selector::udp(packet.destination_port),
-        };
         match look_up(tables, grant, class, selector) {
             Ok(permit) if permit.is_granted() => return Some(Verdict::Permit(permit)),
             Ok(_) => DropReason::PortNotAllowed,

@@ -206,17 +206,6 @@ impl Found {
     pub const fn value(self) -> Grant {
         Grant(lower(self.0))
     }
-
-    /// Whether it is worth remembering: something that nothing more has to be done with than to look
-    /// at it, as it is marked, or is one of the gateway's own addresses, which nobody marks here. What is
-    /// granted nothing is left out, so that whoever tries many addresses doesn't make room for them at
-    /// the cost of others.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_kept(self) -> bool {
-        let grant = self.value();
-        !self.is_unsure() && (grant.is_own() || grant.is_used() && grant.row() != 0)
-    }
 }
 
 /// What the index of a slot says of a destination.

@@ -10,14 +10,18 @@
 //!   value of it was true when the counter had reached that value, or became so later.
 //!
 //! Only grants that the index is sure of are remembered, and only marked ones, so that a packet which finds
-//! one has nothing to do but to go on.
+//! one has nothing to do but to go on; and with each the permit that the first packet got for its class and its
+//! port. Rows, port sets and classes stay what they are as long as anything leads to them, so that a permit holds
+//! as long as the grant. Beside them, the gateway's own addresses are remembered, which nobody marks here. What is
+//! granted nothing is not, so that whoever tries many addresses doesn't make room for them at the cost of
+//! others.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use filter_common::{
     address::Number,
     index::{ALL_MIXED, Found, block_bit, hash, stripe},
     tables::Class,
-    wire::{Active, Grant, STRIPE_BITS},
+    wire::{Active, Grant, Permit, STRIPE_BITS, Selector},
 };
 
 use crate::maps::{MOVES, REMEMBERED};
@@ -45,23 +49,29 @@ pub(crate) struct Remembered {
 
 const _: () = assert!(core::mem::offset_of!(Remembered, grants4) == 64);
 
-/// What the index said of an IPv4 destination.
+/// What was found of an IPv4 destination.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct KnownGrant4 {
     /// The epoch, and below it the counter of the destination's stripe.
     stamp: u64,
+    /// What the permit is for.
+    wanted: u64,
     destination: u32,
     grant: u32,
+    permit: u32,
+    reserved: u32,
 }
 
-/// What the index said of an IPv6 destination.
+/// What was found of an IPv6 destination.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct KnownGrant6 {
     stamp: u64,
+    wanted: u64,
     destination: [u64; 2],
     grant: u32,
+    permit: u32,
 }
 
 /// The class of a source in frames without a tag, or of most sources of a block.
@@ -143,33 +153,54 @@ impl Memory {
         Some(Question { hash, stamp: self.epoch | counter })
     }
 
-    /// The grant that is remembered; unsure where there is none.
+    /// The grant that is remembered, unsure where there is none, and the permit beside it if it is for what
+    /// is wanted.
     #[inline(always)]
-    pub(crate) fn grant(&self, question: Question, destination: Number) -> Found {
-        let (known, grant) = match destination {
+    pub(crate) fn grant(
+        &self,
+        question: Question,
+        destination: Number,
+        wanted: (Class, Selector),
+    ) -> (Found, Permit) {
+        let (known, grant, permit) = match destination {
             Number::V4(destination) => {
                 let known = self.grant4(question.hash);
-                (known.stamp == question.stamp && known.destination == destination, known.grant)
+                let ours = known.stamp == question.stamp && known.destination == destination;
+                (ours, known.grant, (known.wanted, known.permit))
             }
             Number::V6(high, low) => {
                 let known = self.grant6(question.hash);
-                (known.stamp == question.stamp && known.destination == [high, low], known.grant)
+                let ours = known.stamp == question.stamp && known.destination == [high, low];
+                (ours, known.grant, (known.wanted, known.permit))
             }
         };
-        if known { Found::grant(Grant(grant)) } else { Found::UNSURE }
+        if !known {
+            return (Found::UNSURE, Permit::DENIED);
+        }
+        let (of, permit) = permit;
+        let permit = if of == joined(wanted) { Permit(permit) } else { Permit::DENIED };
+        (Found::grant(Grant(grant)), permit)
     }
 
     /// Remembers what was found.
     #[inline(always)]
-    pub(crate) fn keep(&self, question: Question, destination: Number, grant: Grant) {
+    pub(crate) fn keep(
+        &self,
+        question: Question,
+        destination: Number,
+        grant: Grant,
+        (wanted, permit): ((Class, Selector), Permit),
+    ) {
         let Question { hash, stamp } = question;
+        let (wanted, grant, permit) = (joined(wanted), grant.0, permit.0);
         match destination {
             Number::V4(destination) => {
-                *self.grant4(hash) = KnownGrant4 { stamp, destination, grant: grant.0 };
+                *self.grant4(hash) =
+                    KnownGrant4 { stamp, wanted, destination, grant, permit, reserved: 0 };
             }
             Number::V6(high, low) => {
                 let destination = [high, low];
-                *self.grant6(hash) = KnownGrant6 { stamp, destination, grant: grant.0 };
+                *self.grant6(hash) = KnownGrant6 { stamp, wanted, destination, grant, permit };
             }
         }
     }
@@ -228,6 +259,12 @@ impl Memory {
             &mut *first.add((mixed >> (u64::BITS - CLASSES_BITS)) as usize)
         }
     }
+}
+
+/// A class and a selector as one number.
+#[inline(always)]
+fn joined((class, selector): (Class, Selector)) -> u64 {
+    u64::from(class.0) << 32 | u64::from(selector.index())
 }
 
 /// A source, and the first one of its block.

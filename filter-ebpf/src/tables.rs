@@ -27,7 +27,7 @@ use crate::{
         INDEX, KEPT_FLOWS, LAYOUTS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0,
         SOURCES4_1, SOURCES6_0, SOURCES6_1, ZONES,
     },
-    remembered::{Memory, Remembered},
+    remembered::{Memory, Question, Remembered},
 };
 
 /// The slot that was in force when the packet came, seen from one NIC.
@@ -381,6 +381,7 @@ impl FastSlot {
 
 impl Shortcuts for FastSlot {
     type Slot = Slot;
+    type Question = Question;
 
     #[inline(always)]
     fn tables(&self) -> &Slot {
@@ -407,19 +408,38 @@ impl Shortcuts for FastSlot {
     }
 
     #[inline(always)]
-    fn indexed(&self, destination: Number) -> Found {
-        let Some(question) = self.memory.question(destination) else { return Found::UNSURE };
-        let known = self.memory.grant(question, destination);
-        if !known.is_unsure() {
-            return known;
-        }
+    fn question(&self, destination: Number) -> Option<Question> {
+        self.memory.question(destination)
+    }
+
+    #[inline(always)]
+    fn remembered(
+        &self,
+        question: Question,
+        destination: Number,
+        wanted: (Class, Selector),
+    ) -> (Found, Permit) {
+        self.memory.grant(question, destination, wanted)
+    }
+
+    #[inline(always)]
+    fn indexed(&self, question: Question, destination: Number) -> Found {
         let read = question.stamp();
-        let Some(layout) = self.slot.layout(read) else { return Found::UNSURE };
-        let found = index::find(&self.slot.lines(read), layout, destination);
-        if found.is_kept() {
-            self.memory.keep(question, destination, found.value());
+        match self.slot.layout(read) {
+            Some(layout) => index::find(&self.slot.lines(read), layout, destination),
+            None => Found::UNSURE,
         }
-        found
+    }
+
+    #[inline(always)]
+    fn remember(
+        &self,
+        question: Question,
+        destination: Number,
+        grant: Grant,
+        permit: ((Class, Selector), Permit),
+    ) {
+        self.memory.keep(question, destination, grant, permit);
     }
 
     #[inline(always)]

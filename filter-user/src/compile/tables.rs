@@ -291,7 +291,19 @@ impl Shortcuts for View<'_> {
         is_plain(&source).then(|| self.class(0, &source).unwrap_or(Class::NONE))
     }
 
-    fn indexed(&self, destination: Number) -> Found {
+    type Question = ();
+
+    fn question(&self, _: Number) -> Option<()> {
+        Some(())
+    }
+
+    fn remembered(&self, (): (), _: Number, _: (Class, Selector)) -> (Found, Permit) {
+        (Found::UNSURE, Permit::DENIED)
+    }
+
+    fn remember(&self, (): (), _: Number, _: Grant, _: ((Class, Selector), Permit)) {}
+
+    fn indexed(&self, (): (), destination: Number) -> Found {
         Found::grant(self.grant(&destination.address()))
     }
 

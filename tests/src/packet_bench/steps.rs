@@ -16,19 +16,21 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fi
 /// The parser, in front of everything.
 pub(super) const PARSE: (u32, &str) = (1, "parse");
 
-/// Steps of a client's packet, by their numbers in the program; each does all before it, too.
-pub(super) const STEPS: [(u32, &str); 7] = [
+/// Steps of the first packet to a destination, by their numbers in the program; each does all before it, too.
+/// It remembers sources, and no destination.
+pub(super) const STEPS: [(u32, &str); 8] = [
     (0, "which slot"),
     PARSE,
-    (2, "destination"),
-    (3, "source"),
-    (4, "port set"),
-    (5, "port"),
-    (6, "counter"),
+    (2, "source"),
+    (3, "memory"),
+    (4, "index"),
+    (5, "port set"),
+    (6, "port"),
+    (7, "counter"),
 ];
 
 /// The step of a reply, after the parser.
-pub(super) const FLOW: (u32, &str) = (7, "flow");
+pub(super) const FLOW: (u32, &str) = (8, "flow");
 
 /// Loads the program that stops after a step, over the pinned maps, for the NIC with this index.
 pub(super) fn load(pins: &PinDirectory, nic: u8, number: u32) -> Result<Measured> {

@@ -247,6 +247,27 @@ fn a_word_that_comes_back_brings_nothing_back() {
 }
 
 #[test]
+fn a_permit_is_remembered_for_one_class_and_one_port() {
+    let mut ground = ground(&tables());
+    for _ in 0..2 {
+        assert!(both_pass(&mut ground, NAMED));
+        for (from, to) in CLIENTS.into_iter().zip(NAMED) {
+            for other in ["tcp 80", "tcp 444", "udp 443"] {
+                let packet = frame(&format!("ip {from} > {to} | {other}")).unwrap();
+                assert!(!ground.run(NIC, &packet).unwrap(), "{from} to {to} {other}");
+            }
+        }
+        // Of what one group has for itself, its packets come first.
+        for (few, (from, to)) in
+            ["10.0.10.65", "2001:db8:10::41"].into_iter().zip(CLIENTS.into_iter().zip(OF_FEW))
+        {
+            assert!(passes(&mut ground, few, to), "{few} to {to}");
+            assert!(!passes(&mut ground, from, to), "{from} to {to}");
+        }
+    }
+}
+
+#[test]
 fn sources_of_one_block_have_each_their_class() {
     let tables = tables();
     let mut ground = ground(&tables);
