@@ -42,7 +42,7 @@ const BUCKET: u64 = 16;
 
 impl Footprint {
     /// What tables of these sizes take on a machine with so many CPUs before there is any policy. What
-    /// the programs of each NIC have of their own, less than 700 KiB for each CPU, comes to it.
+    /// the programs of each NIC have of their own, less than 1 MiB for each CPU, comes to it.
     #[must_use]
     pub fn fixed(sizes: TableSizes, cpus: u32) -> Self {
         let address = size_of::<AddressPair>();
