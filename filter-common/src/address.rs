@@ -10,6 +10,40 @@ pub enum Address {
     V6([u8; 16]),
 }
 
+/// The same as numbers, which are compared at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// IPv4.
+    V4(u32),
+    /// IPv6: both halves.
+    V6(u64, u64),
+}
+
+impl Number {
+    /// The number of an address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(address: &Address) -> Self {
+        match *address {
+            Address::V4(octets) => Self::V4(u32::from_be_bytes(octets)),
+            Address::V6([a, b, c, d, e, f, g, h, low @ ..]) => {
+                let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+                Self::V6(high, u64::from_be_bytes(low))
+            }
+        }
+    }
+
+    /// The address of a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(self) -> Address {
+        match self {
+            Self::V4(number) => Address::V4(number.to_be_bytes()),
+            Self::V6(high, low) => Address::V6(((high as u128) << 64 | low as u128).to_be_bytes()),
+        }
+    }
+}
+
 impl Address {
     /// 224.0.0.0/4 (RFC 5771) and ff00::/8 (RFC 4291, section 2.7).
     #[inline(always)]

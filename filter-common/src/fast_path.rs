@@ -7,22 +7,27 @@
 //! `decide` is asked; where it does say something, it is what `decide` would have said.
 
 use crate::{
+    address::Number,
     decide::{DNS_PORT, advance, look_up},
-    flow::{self, Flow as _, Way, Workspace},
+    flow::{self, Flow as _, Way},
     frame::{Frame, Head},
-    parse::{Address, Headers, ethertype, protocol},
-    tables::{Class, Shortcuts},
+    index::Found,
+    parse::{ethertype, protocol},
+    tables::{Class, Shortcuts, Tables},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{Grant, Selector, SlotSettings},
+    wire::{FlowKey, Grant, Permit, Selector, SlotSettings},
 };
+
+/// What pads the shortest frame, at most: its payload (IEEE 802.3, clause 4A.4).
+const PADDING: u32 = 46;
 
 /// What is read of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
     /// The source address.
-    pub source: Address,
+    pub source: Number,
     /// The destination address.
-    pub destination: Address,
+    pub destination: Number,
     /// The source port.
     pub source_port: u16,
     /// The destination port.
@@ -36,26 +41,45 @@ pub struct Packet {
 /// The verdict on a frame that entered an inside NIC; `None` where [`decide`](crate::decide::decide)
 /// has to be asked. What is dropped without an answer is counted as left out by sampling.
 #[inline(always)]
-pub fn fast_inside<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T) -> Option<Verdict> {
+pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) -> Option<Verdict> {
     let packet = read(frame)?;
-    let grant = grant(frame, tables, &packet)?;
+    let destination = packet.destination;
+    if is_special(destination) {
+        return None;
+    }
+    let selector = match packet.protocol {
+        protocol::TCP => Selector::tcp(packet.destination_port),
+        _ => Selector::udp(packet.destination_port),
+    };
+    let class = shortcuts.known_class(packet.source)?;
+    let question = shortcuts.question(destination)?;
+    let (known, permit) = shortcuts.remembered(question, destination, (class, selector));
+    if permit.is_granted() {
+        return Some(Verdict::Permit(permit));
+    }
+    let grant = grant(frame, shortcuts, question, destination, known)?;
     // What the gateway takes in itself may be control traffic, and opens flows of its own.
     if grant.is_own() {
         return None;
     }
-    let class = tables.known_class(&packet.source)?;
+    let tables = shortcuts.tables();
     let settings = tables.settings();
-    match judge(tables, &packet, settings, (grant, class))? {
+    match judge(tables, &packet, settings, (grant, class, selector))? {
         Verdict::Drop(reason) => {
             let answered = settings.flags & SlotSettings::REJECT != 0;
-            if answered || settings.mode == SlotSettings::AUDIT || !tables.skips_sample() {
+            if answered || settings.mode == SlotSettings::AUDIT || !shortcuts.skips_sample() {
                 return None;
             }
             Some(Verdict::Drop(reason))
         }
         verdict => {
+            // The next packet finds the mark, and what is remembered then has nothing left to be done.
             if !grant.is_used() {
-                tables.mark_indexed(&packet.destination);
+                shortcuts.mark_indexed(destination);
+            } else if known.is_unsure()
+                && let Verdict::Permit(permit) = verdict
+            {
+                shortcuts.remember(question, destination, grant, ((class, selector), permit));
             }
             Some(verdict)
         }
@@ -65,20 +89,29 @@ pub fn fast_inside<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T) -> Op
 /// The verdict on a frame that entered an outside NIC as part of a flow; `None` where
 /// [`decide_outside`](crate::outside::decide_outside) has to be asked.
 #[inline(always)]
-pub fn fast_outside<F: Frame + ?Sized, T: Shortcuts>(
+pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
     frame: &F,
-    tables: &T,
-    workspace: &mut Workspace,
+    shortcuts: &S,
+    key: &mut FlowKey,
 ) -> Option<Verdict> {
     let packet = read(frame)?;
-    grant(frame, tables, &packet)?;
-    if tables.known_class(&packet.source)? == Class::NONE {
+    let destination = packet.destination;
+    if is_special(destination) {
         return None;
     }
-    let Workspace { headers, key, .. } = workspace;
-    *headers = packet.headers();
+    let question = shortcuts.question(destination)?;
+    let nothing = (Class::NONE, Selector::ECHO);
+    let (known, _) = shortcuts.remembered(question, destination, nothing);
+    let grant = grant(frame, shortcuts, question, destination, known)?;
+    if known.is_unsure() && grant.is_own() {
+        shortcuts.remember(question, destination, grant, (nothing, Permit::DENIED));
+    }
+    if shortcuts.known_class(packet.source)? == Class::NONE {
+        return None;
+    }
+    let tables = shortcuts.tables();
     let Packet { protocol, tcp_flags, .. } = packet;
-    key.set(headers, Way::Incoming);
+    packet.set_key(key, Way::Incoming);
     let found = tables.flow(key)?;
     let clock = tables.clock();
     if !found.origin().is_local() || !found.is_live(clock, protocol) {
@@ -90,30 +123,23 @@ pub fn fast_outside<F: Frame + ?Sized, T: Shortcuts>(
 }
 
 impl Packet {
-    /// As [`parse`](crate::parse::parse) would have read it, as far as a flow is told by it.
+    /// The key becomes that of the packet's flow, as [`FlowKey::set`] would have made it.
     #[inline(always)]
-    #[must_use]
-    pub fn headers(&self) -> Headers {
-        let Self { source, destination, source_port, destination_port, protocol, .. } = *self;
-        let ip_version = match source {
-            Address::V4(_) => 4,
-            Address::V6(_) => 6,
+    pub fn set_key(&self, key: &mut FlowKey, way: Way) {
+        key.ip_version = match self.source {
+            Number::V4(_) => 4,
+            Number::V6(..) => 6,
         };
-        let known = Headers::default();
-        Headers {
-            source,
-            destination,
-            source_port,
-            destination_port,
-            protocol,
-            ip_version,
-            ..known
-        }
+        key.protocol = self.protocol;
+        let ports = (self.source_port, self.destination_port);
+        key.set_ends((&self.source.address(), &self.destination.address()), ports, way);
     }
 }
 
 /// Reads a packet of the kind that this is for, with all the checks of
-/// [`parse`](crate::parse::parse) that can fail for one.
+/// [`parse`](crate::parse::parse) that can fail for one. It has to be whole in what can be read of the frame,
+/// with no more behind it than pads the shortest frame: a frame that goes on in further buffers, whose
+/// length is not known here, is left to `decide`.
 #[inline(always)]
 pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     let head = frame.head::<42>()?;
@@ -124,13 +150,10 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
                 return None;
             }
             let length = u32::from(head.be16(16));
-            let addresses = (
-                Address::V4(head.be32(26).to_be_bytes()),
-                Address::V4(head.be32(30).to_be_bytes()),
-            );
+            let addresses = (Number::V4(head.be32(26)), Number::V4(head.be32(30)));
             let protocol = head.byte(23);
             let end = 14 + length;
-            if end > frame.len() {
+            if !is_end(end, frame.len()) {
                 return None;
             }
             match protocol {
@@ -145,10 +168,11 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
                 return None;
             }
             let end = 54 + u32::from(head.be16(18));
-            if end > frame.len() {
+            if !is_end(end, frame.len()) {
                 return None;
             }
-            let addresses = (address6(&head, 22), address6(&head, 38));
+            let source = Number::V6(head.be64(22), head.be64(30));
+            let addresses = (source, Number::V6(head.be64(38), head.be64(46)));
             match head.byte(20) {
                 protocol::UDP => udp(&head, 54, end, addresses),
                 protocol::TCP => tcp(&frame.head::<74>()?, 54, end, addresses),
@@ -159,10 +183,10 @@ pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
     }
 }
 
+/// Whether a packet that ends there fills a frame, but for what pads it.
 #[inline(always)]
-fn address6<H: Head>(head: &H, place: u32) -> Address {
-    let (high, low) = (head.be64(place), head.be64(place + 8));
-    Address::V6((u128::from(high) << 64 | u128::from(low)).to_be_bytes())
+const fn is_end(end: u32, length: u32) -> bool {
+    end <= length && length - end <= PADDING
 }
 
 #[inline(always)]
@@ -170,7 +194,7 @@ fn udp<H: Head>(
     head: &H,
     place: u32,
     end: u32,
-    (source, destination): (Address, Address),
+    (source, destination): (Number, Number),
 ) -> Option<Packet> {
     let available = end.checked_sub(place)?;
     let (source_port, length) = (head.be16(place), u32::from(head.be16(place + 4)));
@@ -188,7 +212,7 @@ fn tcp<H: Head>(
     head: &H,
     place: u32,
     end: u32,
-    (source, destination): (Address, Address),
+    (source, destination): (Number, Number),
 ) -> Option<Packet> {
     let available = end.checked_sub(place)?;
     let length = u32::from(head.byte(place + 12) >> 4) * 4;
@@ -205,22 +229,27 @@ fn tcp<H: Head>(
     })
 }
 
-/// The grant of a destination that is no special one, where the index is sure of it.
+/// Whether a destination means the host itself, groups, or all: those of IPv6 begin with zeros, or are
+/// multicast.
 #[inline(always)]
-pub fn grant<F: Frame + ?Sized, T: Shortcuts>(
-    frame: &F,
-    tables: &T,
-    packet: &Packet,
-) -> Option<Grant> {
-    // Those that mean the host itself, groups, or all: of IPv6 they begin with zeros, or are multicast.
-    let special = match packet.destination {
-        Address::V4([first, ..]) => matches!(first, 0 | 127 | 224..),
-        Address::V6([first, second, ..]) => first == 0xff || (first, second) == (0, 0),
-    };
-    if special {
-        return None;
+#[must_use]
+pub const fn is_special(destination: Number) -> bool {
+    match destination {
+        Number::V4(address) => matches!(address >> 24, 0 | 127 | 224..),
+        Number::V6(high, _) => high >> 56 == 0xff || high >> 48 == 0,
     }
-    let found = tables.indexed(&packet.destination);
+}
+
+/// The grant of a destination that is no special one, if it is remembered, or the index is sure of it.
+#[inline(always)]
+pub fn grant<F: Frame + ?Sized, S: Shortcuts>(
+    frame: &F,
+    shortcuts: &S,
+    question: S::Question,
+    destination: Number,
+    known: Found,
+) -> Option<Grant> {
+    let found = if known.is_unsure() { shortcuts.indexed(question, destination) } else { known };
     if found.is_unsure() || found.value().is_closed() {
         return None;
     }
@@ -230,11 +259,11 @@ pub fn grant<F: Frame + ?Sized, T: Shortcuts>(
 
 /// What rules say of a client's packet; `None` where more has to be looked at.
 #[inline(always)]
-fn judge<T: Shortcuts>(
+fn judge<T: Tables>(
     tables: &T,
     packet: &Packet,
     settings: SlotSettings,
-    (grant, class): (Grant, Class),
+    (grant, class, selector): (Grant, Class, Selector),
 ) -> Option<Verdict> {
     if class == Class::NONE {
         return Some(Verdict::Drop(DropReason::SpoofedSource));
@@ -245,10 +274,6 @@ fn judge<T: Shortcuts>(
     let reason = if grant.row() == 0 {
         DropReason::NotListed
     } else {
-        let selector = match packet.protocol {
-            protocol::TCP => Selector::tcp(packet.destination_port),
-            _ => Selector::udp(packet.destination_port),
-        };
         match look_up(tables, grant, class, selector) {
             Ok(permit) if permit.is_granted() => return Some(Verdict::Permit(permit)),
             Ok(_) => DropReason::PortNotAllowed,

@@ -14,11 +14,15 @@
 //!   slot stays as it is until the slot is written anew.
 //!
 //! A table of tops or hosts is cut into lines, and a key belongs to one of them. A line that has no
-//! room for one more says so, and is then unsure of keys that it doesn't hold.
+//! room for one more says so, and is then unsure of keys that it doesn't hold. In front of the tops there
+//! is a filter, so that most destinations far from any prefix are told by a few bits.
+//!
+//! What stands here is remembered, too, by each CPU for itself (`filter-ebpf/src/remembered.rs`):
+//! destinations by their [`stripe`], sources by [`mixed_sources`].
 
 use crate::{
-    address::Address,
-    wire::{Grant, IndexLayout},
+    address::Number,
+    wire::{Grant, IndexLayout, STRIPES},
 };
 
 /// Entries of a line of the base, of a dense node or of a tree's node.
@@ -40,6 +44,9 @@ pub const FULL_WORD: u32 = 7;
 /// In that word: a key had no room in the line. It is in the upper half, as the lower one holds the
 /// grant of the third host in a line of IPv6 hosts.
 pub const FULL: u64 = 1 << 63;
+
+/// Of a block of sources, that each address has to be looked up for itself.
+pub const ALL_MIXED: u32 = u32::MAX;
 
 /// A line, 64 bytes, as the processor fetches them.
 pub type LineWords = [u64; 8];
@@ -204,13 +211,10 @@ impl Found {
 /// What the index of a slot says of a destination.
 #[inline(always)]
 #[must_use]
-pub fn find<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) -> Found {
-    let above = match *destination {
-        Address::V4(address) => above4(lines, layout, u32::from_be_bytes(address)),
-        Address::V6(address) => {
-            let (high, low) = halves(address);
-            above6(lines, layout, high, low)
-        }
+pub fn find<L: Lines>(lines: &L, layout: &IndexLayout, destination: Number) -> Found {
+    let above = match destination {
+        Number::V4(address) => above4(lines, layout, address),
+        Number::V6(high, low) => above6(lines, layout, high, low),
     };
     match above {
         Above::Found(found) => found,
@@ -222,11 +226,10 @@ pub fn find<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) ->
 /// Marks a destination as used where it has an entry of its own in the index; `false` where it has
 /// none.
 #[inline(always)]
-pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) -> bool {
+pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: Number) -> bool {
     let used = Grant::NONE.used().0;
-    match *destination {
-        Address::V4(address) if layout.flags & IndexLayout::V4 != 0 => {
-            let address = u32::from_be_bytes(address);
+    match destination {
+        Number::V4(address) if layout.flags & IndexLayout::V4 != 0 => {
             let Some(line) = lines.line(host4_line(layout, address)) else { return false };
             for index in 0..KEYS_PER_LINE {
                 if address != 0 && lower(line.word(index)) == address {
@@ -235,8 +238,7 @@ pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) ->
                 }
             }
         }
-        Address::V6(address) if layout.flags & IndexLayout::V6 != 0 => {
-            let (high, low) = halves(address);
+        Number::V6(high, low) if layout.flags & IndexLayout::V6 != 0 => {
             let Some(line) = lines.line(host6_line(layout, high, low)) else { return false };
             for host in 0..HOSTS6_PER_LINE {
                 if high != 0 && line.word(host * 2) == high && line.word(host * 2 + 1) == low {
@@ -246,24 +248,99 @@ pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: &Address) ->
                 }
             }
         }
-        Address::V4(_) | Address::V6(_) => {}
+        Number::V4(_) | Number::V6(..) => {}
     }
     false
 }
 
-/// An IPv6 address as two numbers.
+/// A number that depends on all bits of an address, its upper bits most.
 #[inline(always)]
 #[must_use]
-pub const fn halves(address: [u8; 16]) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h, low @ ..] = address;
-    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(low))
+pub const fn hash(address: Number) -> u32 {
+    match address {
+        Number::V4(address) => mixed(address as u64),
+        Number::V6(high, low) => {
+            let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
+            mixed(folded ^ folded >> 32)
+        }
+    }
+}
+
+/// The stripe of a destination, below [`STRIPES`], by its [`hash`].
+#[inline(always)]
+#[must_use]
+pub const fn stripe(hash: u32) -> u32 {
+    hash >> (u32::BITS - STRIPES.trailing_zeros())
+}
+
+/// Which addresses of a source's block, a /24 or an IPv6 /64, have to be looked up each for itself, as
+/// something longer than the block holds them: a bit for each value of the last five bits. All others have
+/// one class, and all or none of them are [plain](crate::tables::is_plain).
+#[inline(always)]
+#[must_use]
+pub fn mixed_sources<L: Lines>(lines: &L, layout: &IndexLayout, source: Number) -> u32 {
+    let whole = match source {
+        Number::V4(address) => matches!(address >> 24, 1..224),
+        Number::V6(high, _) => high != 0,
+    };
+    if !whole || layout.flags & IndexLayout::SOURCES == 0 {
+        return ALL_MIXED;
+    }
+    let key = block_key(source);
+    let Some(line) = lines.line(block_line(layout, key)) else { return ALL_MIXED };
+    match keyed_word(&line, key) {
+        0 if line.word(FULL_WORD) & FULL != 0 => ALL_MIXED,
+        word => upper(word),
+    }
+}
+
+/// What a source's block is known by. Blocks may share it, and then what is mixed in one of them is so in
+/// the others.
+#[inline(always)]
+#[must_use]
+pub const fn block_key(source: Number) -> u32 {
+    let key = match source {
+        Number::V4(address) => address >> 8,
+        Number::V6(high, _) => hash(Number::V6(high, 0)),
+    };
+    // Key 0 is for empty words.
+    if key == 0 { 1 } else { key }
+}
+
+/// The bit of a source in what [`mixed_sources`] tells of its block.
+#[inline(always)]
+#[must_use]
+pub const fn block_bit(source: Number) -> u32 {
+    let last = match source {
+        Number::V4(address) => address & 31,
+        Number::V6(_, low) => lower(low) & 31,
+    };
+    1 << last
+}
+
+/// The line of a block of sources in their table.
+#[inline(always)]
+#[must_use]
+pub const fn block_line(layout: &IndexLayout, key: u32) -> u32 {
+    layout.blocks + (mixed(key as u64) & layout.blocks_mask)
+}
+
+/// The line of the filter of IPv6 tops, the word in it, and the bits that are all set where there is such a
+/// top.
+#[inline(always)]
+#[must_use]
+pub const fn presence6(layout: &IndexLayout, top: u32) -> (u32, u32, u64) {
+    let product = (top as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    let word = upper(product) & layout.presence6_mask;
+    let bits = 1 << (product >> 58) | 1 << (product >> 52 & 63) | 1 << (product >> 26 & 63);
+    (layout.presence6 + word / 8, word % 8, bits)
 }
 
 /// The line of an IPv4 host.
 #[inline(always)]
 #[must_use]
 pub const fn host4_line(layout: &IndexLayout, address: u32) -> u32 {
-    layout.hosts4 + (mixed(address as u64) & layout.hosts4_mask)
+    layout.hosts4 + (hash(Number::V4(address)) & layout.hosts4_mask)
 }
 
 /// The first word in which an IPv4 host's entry is looked for; if it is in use, the entry stands in
@@ -280,8 +357,7 @@ pub const fn host4_word(address: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn host6_line(layout: &IndexLayout, high: u64, low: u64) -> u32 {
-    let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
-    layout.hosts6 + (mixed(folded ^ folded >> 32) & layout.hosts6_mask)
+    layout.hosts6 + (hash(Number::V6(high, low)) & layout.hosts6_mask)
 }
 
 /// The word of the grant of an IPv6 host at a place in its line, and the grant's lowest bit.
@@ -355,16 +431,25 @@ fn above6<L: Lines>(lines: &L, layout: &IndexLayout, high: u64, low: u64) -> Abo
     if layout.flags & IndexLayout::V6 == 0 || top == 0 {
         return Above::Found(Found::UNSURE);
     }
+    // Prefixes that are shorter than 32 bits stand nowhere in the table where nothing longer
+    // is below them.
+    let absent = if layout.flags & IndexLayout::SHORT6 != 0 {
+        Found::UNSURE
+    } else {
+        Found::grant(Grant::NONE)
+    };
+    let (number, word, bits) = presence6(layout, top);
+    let Some(line) = lines.line(number) else { return Above::Found(Found::UNSURE) };
+    if line.word(word) & bits != bits {
+        return Above::Found(absent);
+    }
     let Some(line) = lines.line(top6_line(layout, top)) else {
         return Above::Found(Found::UNSURE);
     };
     let word = keyed_word(&line, top);
     if word == 0 {
-        // Prefixes that are shorter than 32 bits stand nowhere in the table where nothing longer
-        // is below them.
-        let unsure = line.word(FULL_WORD) & FULL != 0 || layout.flags & IndexLayout::SHORT6 != 0;
-        let found = if unsure { Found::UNSURE } else { Found::grant(Grant::NONE) };
-        return Above::Found(found);
+        let full = line.word(FULL_WORD) & FULL != 0;
+        return Above::Found(if full { Found::UNSURE } else { absent });
     }
     let entry = Entry((word >> 32) as u32);
     if entry.has_hosts() {

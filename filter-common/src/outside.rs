@@ -132,30 +132,34 @@ fn service<F: Frame + ?Sized, T: Tables>(
         _ => Permit::DENIED,
     };
     let (protocol, flags) = (headers.protocol, headers.tcp_flags);
-    let state = match tables.flow(key) {
-        Some(found) if !found.origin().is_local() && found.is_live(tables.clock(), protocol) => {
-            let state = flow::incoming(found.state(), found.origin(), protocol, flags);
-            if let Ok(state) = state
-                && (permit.is_granted() || keeps(tables, key))
-            {
-                advance(frame, tables, &found, state);
-                if !permit.is_granted() {
-                    return Ok(Verdict::Pass(PassReason::KeptFlow));
+    // Both are there whatever was found: what is left undefined, the verifier refuses to see copied.
+    let (mut state, mut refused) = (FlowState::Established, Some(DropReason::TcpState));
+    if let Some(found) = tables.flow(key)
+        && !found.origin().is_local()
+        && found.is_live(tables.clock(), protocol)
+    {
+        match flow::incoming(found.state(), found.origin(), protocol, flags) {
+            Ok(next) => {
+                if permit.is_granted() || keeps(tables, key) {
+                    advance(frame, tables, &found, next);
+                    if !permit.is_granted() {
+                        return Ok(Verdict::Pass(PassReason::KeptFlow));
+                    }
                 }
+                (state, refused) = (next, None);
             }
-            state
+            Err(reason) => refused = Some(reason),
         }
-        Some(_) | None => Err(DropReason::TcpState),
-    };
+    }
     if !permit.is_granted() {
-        return Err(match state {
-            Err(DropReason::FlowCut) => DropReason::FlowCut,
-            Ok(_) | Err(_) => DropReason::Unsolicited,
+        return Err(match refused {
+            Some(DropReason::FlowCut) => DropReason::FlowCut,
+            Some(_) | None => DropReason::Unsolicited,
         });
     }
-    let state = match state {
-        Ok(state) => state,
-        Err(reason) => {
+    let state = match refused {
+        None => state,
+        Some(reason) => {
             let cut = matches!(reason, DropReason::FlowCut);
             if protocol == protocol::TCP && !flow::opens(flags) {
                 // The gateway's own services know their connections themselves; what goes on to

@@ -3,6 +3,7 @@
 //! plain collections.
 
 use crate::{
+    address::Number,
     flow::{Clock, Flow},
     index::Found,
     parse::Address,
@@ -98,16 +99,47 @@ pub trait Tables {
 
 /// What answers the most frequent look-ups in less time than the tables. What it says is what the tables
 /// say.
-pub trait Shortcuts: Tables {
+pub trait Shortcuts {
+    /// The tables themselves.
+    type Slot: Tables;
+
+    /// The tables themselves.
+    fn tables(&self) -> &Self::Slot;
+
+    /// What a look-up of a destination begins with.
+    type Question: Copy;
+
     /// The class of a source in frames without a tag, [`Class::NONE`] for one that can't live behind
     /// this NIC. `None` for sources of which more than the class has to be looked at.
-    fn known_class(&self, source: &Address) -> Option<Class>;
+    fn known_class(&self, source: Number) -> Option<Class>;
+
+    /// Begins to look a destination up. Whatever is found from here on may be remembered, as long as
+    /// nothing changes in between; `None` where nothing may be.
+    fn question(&self, destination: Number) -> Option<Self::Question>;
+
+    /// The grant that is remembered of a destination; unsure where there is none. And the permit for a
+    /// class and a selector, if that is what was remembered beside it, or [`Permit::DENIED`].
+    fn remembered(
+        &self,
+        question: Self::Question,
+        destination: Number,
+        wanted: (Class, Selector),
+    ) -> (Found, Permit);
 
     /// What the index says of a destination. It may not know.
-    fn indexed(&self, destination: &Address) -> Found;
+    fn indexed(&self, question: Self::Question, destination: Number) -> Found;
+
+    /// Remembers what was found of a destination.
+    fn remember(
+        &self,
+        question: Self::Question,
+        destination: Number,
+        grant: Grant,
+        permit: ((Class, Selector), Permit),
+    );
 
     /// Marks a destination as used in the index, as [`Tables::mark_used`] does in the tables.
-    fn mark_indexed(&self, destination: &Address);
+    fn mark_indexed(&self, destination: Number);
 
     /// Counts a dropped packet of which no sample needs to be sent; `false` where one does.
     fn skips_sample(&self) -> bool;

@@ -178,8 +178,8 @@ const _: () = assert!(size_of::<SlotSettings>() == 16 && align_of::<SlotSettings
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct IndexLayout {
-    /// The sum of those that hold: [`IndexLayout::V4`], [`IndexLayout::V6`] and
-    /// [`IndexLayout::SHORT6`].
+    /// The sum of those that hold: [`IndexLayout::V4`], [`IndexLayout::V6`],
+    /// [`IndexLayout::SHORT6`] and [`IndexLayout::SOURCES`].
     pub flags: u32,
     /// The first line of the table of IPv4 hosts.
     pub hosts4: u32,
@@ -195,6 +195,14 @@ pub struct IndexLayout {
     pub hosts6_mask: u32,
     /// Lines in use, from the first on.
     pub lines: u32,
+    /// The first line of the filter of IPv6 tops.
+    pub presence6: u32,
+    /// The number of its words, a power of two, less one.
+    pub presence6_mask: u32,
+    /// The first line of the table of mixed blocks of sources.
+    pub blocks: u32,
+    /// The number of its lines, a power of two, less one.
+    pub blocks_mask: u32,
 }
 
 impl IndexLayout {
@@ -205,12 +213,21 @@ impl IndexLayout {
     /// There are IPv6 prefixes shorter than 32 bits, of which the tops say nothing where nothing
     /// longer is below them.
     pub const SHORT6: u32 = 4;
+    /// It is known which blocks of sources are mixed.
+    pub const SOURCES: u32 = 8;
 }
 
-const _: () = assert!(size_of::<IndexLayout>() == 32 && align_of::<IndexLayout>() == 4);
+const _: () = assert!(size_of::<IndexLayout>() == 48 && align_of::<IndexLayout>() == 4);
 
 /// Lines of the index of a slot, 64 bytes each, where a policy needs no more.
 pub const DEFAULT_INDEX_LINES: u32 = 1 << 15;
+
+/// Counters of changes, by destination: what a CPU remembers of a destination holds as long as the
+/// counter of its stripe ([`index::stripe`](crate::index::stripe)) stands where it stood.
+pub const STRIPES: u32 = 512;
+
+/// Bits of such a counter that count. No counter gets there; one that did would not go on.
+pub const STRIPE_BITS: u32 = 40;
 
 /// Changes of the index that one frame carries to the program that makes them, at most.
 pub const INDEX_CHANGES: u32 = 128;
@@ -223,23 +240,29 @@ pub struct IndexChange {
     /// The line, over both slots, times 8, plus the word.
     pub place: u32,
     /// What is done: [`IndexChange::STORE`], [`IndexChange::STORE_LOW`],
-    /// [`IndexChange::STORE_HIGH`], [`IndexChange::SET`] or [`IndexChange::CLEAR`].
-    pub action: u32,
+    /// [`IndexChange::STORE_HIGH`], [`IndexChange::SET`], [`IndexChange::CLEAR`] or
+    /// [`IndexChange::NOTHING`].
+    pub action: u16,
+    /// The stripe of the destination whose grant or mark changes: its counter goes on afterwards, and
+    /// what CPUs remember of the stripe's destinations no longer holds.
+    pub stripe: u16,
     /// The value.
     pub value: u64,
 }
 
 impl IndexChange {
     /// The word becomes the value.
-    pub const STORE: u32 = 1;
+    pub const STORE: u16 = 1;
     /// The word's lower half becomes the value's.
-    pub const STORE_LOW: u32 = 2;
+    pub const STORE_LOW: u16 = 2;
     /// The word's upper half becomes the value's lower half.
-    pub const STORE_HIGH: u32 = 3;
+    pub const STORE_HIGH: u16 = 3;
     /// The value's bits are set.
-    pub const SET: u32 = 4;
+    pub const SET: u16 = 4;
     /// The value's bits are cleared.
-    pub const CLEAR: u32 = 5;
+    pub const CLEAR: u16 = 5;
+    /// The word stays as it is, and only the stripe's counter goes on.
+    pub const NOTHING: u16 = 6;
 }
 
 const _: () = assert!(size_of::<IndexChange>() == 16 && align_of::<IndexChange>() == 8);

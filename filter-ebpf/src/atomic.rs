@@ -42,3 +42,47 @@ operation! {
     /// Leaves only these bits.
     keep, "&=", |word, bits| word & bits
 }
+
+/// Adds to a counter after everything that was written before, on every processor: an addition that
+/// fetches what was there has that order, one that doesn't has none.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) fn add_behind(word: *mut u64, value: u64) {
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "{1} = atomic_fetch_add((u64 *)({0} + 0), {1})",
+            in(reg) word,
+            inout(reg) value => _,
+            options(nostack)
+        );
+    }
+}
+
+/// Lints look at the crate as one for the host.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+pub(crate) fn add_behind(word: *mut u64, value: u64) {
+    add(word, value);
+}
+
+/// The same number, behind a value that was read before: what is read at a place that depends on it is read
+/// later than that value, on every processor.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) fn behind(number: u32, read: u64) -> u32 {
+    let mut nothing = read;
+    // SAFETY: a register becomes 0, which the compiler doesn't know.
+    unsafe {
+        core::arch::asm!("{0} &= 0", inout(reg) nothing, options(pure, nomem, nostack));
+    }
+    let [n0, n1, n2, n3, ..] = nothing.to_le_bytes();
+    number | u32::from_le_bytes([n0, n1, n2, n3])
+}
+
+/// Lints look at the crate as one for the host.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+pub(crate) fn behind(number: u32, _read: u64) -> u32 {
+    number
+}

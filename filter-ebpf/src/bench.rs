@@ -4,32 +4,37 @@
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use filter_common::{
-    fast_path::{grant, read},
+    fast_path::{grant, is_special, read},
     flow::Way,
     frame::Frame as _,
     tables::{Shortcuts as _, Tables as _},
     wire::{MAX_NICS, Selector},
 };
 
-use crate::{NIC, constants, count, frame::PacketFrame, global, maps::SCRATCH, tables::Slot};
+use crate::{
+    LINES, NIC, count, frame::PacketFrame, global, maps::SCRATCH, remembered::Memory,
+    tables::FastSlot,
+};
 
 /// The step after which the program stops; user space sets it when it loads the program, so that the
 /// kernel takes out what comes after it.
 #[unsafe(no_mangle)]
 static STAGE: u32 = 0;
 
-/// The steps of the fast path, in the order of a client's packet, and then that of a reply.
+/// The steps of the fast path, in the order of the first packet to a destination, and then that of a reply.
 mod stage {
     /// Which slot is in force, and its settings.
     pub(super) const SLOT: u32 = 0;
     pub(super) const PARSE: u32 = 1;
-    pub(super) const GRANT: u32 = 2;
-    pub(super) const CLASS: u32 = 3;
-    pub(super) const PORT_SET: u32 = 4;
-    pub(super) const PERMIT: u32 = 5;
-    pub(super) const COUNT: u32 = 6;
+    pub(super) const CLASS: u32 = 2;
+    /// What is remembered of the destination, which is nothing here.
+    pub(super) const MEMORY: u32 = 3;
+    pub(super) const GRANT: u32 = 4;
+    pub(super) const PORT_SET: u32 = 5;
+    pub(super) const PERMIT: u32 = 6;
+    pub(super) const COUNT: u32 = 7;
     /// After the parser, nothing but the flow.
-    pub(super) const FLOW: u32 = 7;
+    pub(super) const FLOW: u32 = 8;
 }
 
 /// Passes what gets as far as the step.
@@ -47,12 +52,10 @@ fn steps(context: &XdpContext) -> Option<()> {
     if nic >= MAX_NICS {
         return None;
     }
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: as in `ingress`.
-    let scratch = unsafe { &mut *scratch };
-    let frame = PacketFrame::of_xdp(context, &raw mut scratch.cell);
-    let workspace = &mut scratch.workspace;
-    let slot = Slot::active_at_once(nic, constants(), &raw mut scratch.cell)?;
+    let remembered = Memory::of_this_cpu()?;
+    let fast = FastSlot::active(nic, global(&LINES), remembered)?;
+    let slot = fast.slot();
+    let frame = PacketFrame::first_buffer(context, Memory::cell(remembered));
     if stage == stage::SLOT {
         return (slot.settings().classes != 0).then_some(());
     }
@@ -61,19 +64,31 @@ fn steps(context: &XdpContext) -> Option<()> {
         return Some(());
     }
     if stage == stage::FLOW {
-        let key = &mut workspace.key;
-        key.set(&packet.headers(), Way::Incoming);
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: as in `ingress`.
+        let key = unsafe { &mut (*scratch).workspace.key };
+        packet.set_key(key, Way::Incoming);
         return slot.flow(key).map(|_| ());
     }
-    let grant = grant(&frame, &slot, &packet)?;
+    let destination = packet.destination;
+    if is_special(destination) {
+        return None;
+    }
+    let class = fast.known_class(packet.source)?;
+    if stage == stage::CLASS {
+        return Some(());
+    }
+    let wanted = (class, Selector::tcp(packet.destination_port));
+    let question = fast.question(destination)?;
+    let (known, permit) = fast.remembered(question, destination, wanted);
+    if permit.is_granted() || stage == stage::MEMORY {
+        return Some(());
+    }
+    let grant = grant(&frame, &fast, question, destination, known)?;
     if grant.row() == 0 {
         return None;
     }
     if stage == stage::GRANT {
-        return Some(());
-    }
-    let class = slot.known_class(&packet.source)?;
-    if stage == stage::CLASS {
         return Some(());
     }
     let ports = slot.port_set(grant, class)?;

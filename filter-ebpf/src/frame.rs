@@ -52,6 +52,16 @@ impl<'a> PacketFrame<'a> {
         Self { packet, start: context.data(), end: context.data_end(), length, cell }
     }
 
+    /// The same for the fast path: its length is that of the first buffer, which takes no call.
+    #[inline(always)]
+    pub(crate) fn first_buffer(context: &'a XdpContext, cell: *mut u32) -> Self {
+        let (start, end) = (context.data(), context.data_end());
+        // No buffer has a length of more than 32 bits.
+        let [l0, l1, l2, l3, ..] = end.wrapping_sub(start).to_le_bytes();
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        Self { packet: Packet::Entering(context), start, end, length, cell }
+    }
+
     /// The frame of a packet that leaves.
     #[inline(always)]
     pub(crate) fn of_tc(context: &'a TcContext, cell: *mut u32) -> Self {
@@ -280,7 +290,7 @@ pub(crate) fn forget(cell: *mut u32, value: u32) -> u32 {
 /// was proved of the one is not known of the other.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-fn opaque(value: usize) -> usize {
+pub(crate) fn opaque(value: usize) -> usize {
     let mut value = value;
     // SAFETY: the register is copied to itself. An empty statement would do, but leaves two source
     // lines at one instruction, which the kernel refuses.
@@ -293,6 +303,6 @@ fn opaque(value: usize) -> usize {
 /// Lints look at the crate as one for the host, which has no such instruction.
 #[cfg(not(target_arch = "bpf"))]
 #[inline(always)]
-fn opaque(value: usize) -> usize {
+pub(crate) fn opaque(value: usize) -> usize {
     value
 }

@@ -6,10 +6,14 @@ use aya_ebpf::programs::XdpContext;
 use filter_common::{
     frame::Frame as _,
     index::lower,
-    wire::{INDEX_CHANGES, IndexChange},
+    wire::{INDEX_CHANGES, IndexChange, STRIPE_BITS, STRIPES},
 };
 
-use crate::{atomic, frame::PacketFrame, maps::INDEX};
+use crate::{
+    atomic,
+    frame::{PacketFrame, opaque},
+    maps::{INDEX, MOVES},
+};
 
 /// Makes the changes that stand in a frame, in their order; how many they were.
 #[inline(always)]
@@ -17,10 +21,11 @@ pub(crate) fn change(context: &XdpContext, cell: *mut u32) -> u32 {
     let frame = PacketFrame::of_xdp(context, cell);
     for number in 0..INDEX_CHANGES {
         let Some(bytes) = frame.read::<16>(14 + number * 16) else { return number };
-        let [p0, p1, p2, p3, a0, a1, a2, a3, value @ ..] = bytes;
+        let [p0, p1, p2, p3, a0, a1, s0, s1, value @ ..] = bytes;
         let change = IndexChange {
             place: u32::from_ne_bytes([p0, p1, p2, p3]),
-            action: u32::from_ne_bytes([a0, a1, a2, a3]),
+            action: u16::from_ne_bytes([a0, a1]),
+            stripe: u16::from_ne_bytes([s0, s1]),
             value: u64::from_ne_bytes(value),
         };
         if make(change).is_none() {
@@ -32,7 +37,7 @@ pub(crate) fn change(context: &XdpContext, cell: *mut u32) -> u32 {
 
 #[inline(always)]
 fn make(change: IndexChange) -> Option<()> {
-    let IndexChange { place, action, value } = change;
+    let IndexChange { place, action, stripe, value } = change;
     let line = INDEX.get_ptr_mut(place / 8)?;
     // SAFETY: the word lies within the line.
     let word = unsafe { line.cast::<u64>().add((place % 8) as usize) };
@@ -44,8 +49,26 @@ fn make(change: IndexChange) -> Option<()> {
             IndexChange::STORE_HIGH => core::ptr::write_volatile(half(word, 1), lower(value)),
             IndexChange::SET => atomic::set(word, value),
             IndexChange::CLEAR => atomic::keep(word, !value),
+            IndexChange::NOTHING => {}
             _ => return None,
         }
+    }
+    move_on(stripe)
+}
+
+/// Counts a change, after everything that was written before.
+#[inline(always)]
+fn move_on(stripe: u16) -> Option<()> {
+    // There is no other stripe, and the verifier sees it in the register that is gone on with.
+    let stripe = opaque(stripe.into()) & (STRIPES - 1) as usize;
+    // SAFETY: there is a counter for each stripe. User space makes one change at a time, so that the
+    // counter is the same when it is counted on.
+    unsafe {
+        let counter = MOVES.get_ptr_mut(0)?.cast::<u64>().add(stripe);
+        if core::ptr::read_volatile(counter) + 1 >= 1 << STRIPE_BITS {
+            return None;
+        }
+        atomic::add_behind(counter, 1);
     }
     Some(())
 }

@@ -15,6 +15,7 @@ mod frame;
 mod index;
 mod maps;
 mod reject;
+mod remembered;
 mod tables;
 
 use aya_ebpf::{
@@ -39,7 +40,8 @@ use filter_common::{
 use crate::{
     frame::PacketFrame,
     maps::{COUNTERS, EGRESS_SCRATCH, INTERFACES, MOMENT, SCRATCH},
-    tables::{Constants, Slot},
+    remembered::Memory,
+    tables::{FastSlot, Slot},
 };
 
 /// The index of the NIC that this instance of the programs serves, below `MAX_NICS`. User space
@@ -71,12 +73,14 @@ const TC_NEXT: i32 = -1;
 
 /// Judges what enters an inside NIC.
 #[xdp(frags)]
+#[inline(always)]
 fn sluice_inside(context: XdpContext) -> u32 {
     ingress(&context, Side::Inside)
 }
 
 /// Judges what enters an outside NIC.
 #[xdp(frags)]
+#[inline(always)]
 fn sluice_outside(context: XdpContext) -> u32 {
     ingress(&context, Side::Outside)
 }
@@ -101,7 +105,9 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
     let frame = PacketFrame::of_xdp(context, &raw mut scratch.cell);
     let workspace = &mut scratch.workspace;
     let role = role();
-    let slot = Slot::active(nic, role, constants(), &raw mut scratch.cell);
+    let Some(slot) = Slot::active(nic, role, global(&LINES), &raw mut scratch.cell) else {
+        return xdp_action::XDP_DROP;
+    };
     let decision = match side {
         Side::Inside => decide(&frame, &slot, workspace),
         Side::Outside => decide_outside(&frame, &slot, workspace),
@@ -136,19 +142,21 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
 /// The action on a packet that the fast path knows what to do with.
 #[inline(always)]
 fn fast(context: &XdpContext, side: Side, nic: u32) -> Option<u32> {
-    let constants = constants();
-    if constants.lines == 0 || role() != Role::Enforcing {
+    let lines = global(&LINES);
+    if lines == 0 || role() != Role::Enforcing {
         return None;
     }
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: as in `ingress`.
-    let scratch = unsafe { &mut *scratch };
-    let cell = &raw mut scratch.cell;
-    let slot = Slot::active_at_once(nic, constants, cell)?;
-    let frame = PacketFrame::of_xdp(context, cell);
+    let remembered = Memory::of_this_cpu()?;
+    let slot = FastSlot::active(nic, lines, remembered)?;
+    let frame = PacketFrame::first_buffer(context, Memory::cell(remembered));
     let verdict = match side {
         Side::Inside => fast_inside(&frame, &slot)?,
-        Side::Outside => fast_outside(&frame, &slot, &mut scratch.workspace)?,
+        Side::Outside => {
+            let scratch = SCRATCH.get_ptr_mut(0)?;
+            // SAFETY: as in `ingress`.
+            let key = unsafe { &mut (*scratch).workspace.key };
+            fast_outside(&frame, &slot, key)?
+        }
     };
     // What is dropped in audit mode is none of the fast path's.
     count(nic, verdict.counter(Mode::Enforce), frame.len());
@@ -175,7 +183,9 @@ fn sluice_egress(context: TcContext) -> i32 {
         unsafe { ((*context.skb.skb).ingress_ifindex, (*context.skb.skb).gso_segs) };
     let side = if global(&SIDE) == interface::OUTSIDE { Side::Outside } else { Side::Inside };
     let frame = PacketFrame::of_tc(&context, &raw mut scratch.cell);
-    let slot = Slot::active(nic, role(), constants(), &raw mut scratch.cell);
+    let Some(slot) = Slot::active(nic, role(), global(&LINES), &raw mut scratch.cell) else {
+        return TC_ACT_SHOT;
+    };
     let segments = if segments == 0 { 1 } else { segments };
     let workspace = &mut scratch.workspace;
     let verdict = egress(&frame, &slot, workspace, side, ingress_of(from), segments);
@@ -209,11 +219,6 @@ fn sluice_clock(_context: XdpContext) -> u32 {
 fn global(value: &u32) -> u32 {
     // SAFETY: a live value; volatile, as user space sets it after the compiler has seen it.
     unsafe { core::ptr::read_volatile(value) }
-}
-
-#[inline(always)]
-fn constants() -> Constants {
-    Constants { hertz: global(&HERTZ), lines: global(&LINES) }
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 //! twice.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array as BtfArray, ArrayOfMaps},
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -14,9 +15,11 @@ use filter_common::wire::{
     AddressPair, COUNTERS_PER_NIC, Counter, DEFAULT_CELLS, DEFAULT_FLOWS, EVENT_RING_BYTES,
     EventWindow, FlowKey, FlowRecord, FragmentKey, Grant, IndexLayout, MAX_FRAGMENTS,
     MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED,
-    MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, SlotSettings, VLANS,
+    MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, STRIPES, SlotSettings, VLANS,
     WRITTEN_WORDS,
 };
+
+use crate::remembered::Remembered;
 
 /// What doesn't fit on the stack, or must not be known to the verifier.
 pub(crate) struct Scratch {
@@ -28,21 +31,6 @@ pub(crate) struct Scratch {
     pub(crate) client: [u8; 16],
     /// Its first bucket.
     pub(crate) bucket: RejectBucket,
-}
-
-/// Entries of the cache of classes, a power of two.
-pub(crate) const CACHED_CLASSES: u32 = 8192;
-
-/// What a look-up of a source said, and what it was asked.
-#[derive(Clone, Copy)]
-pub(crate) struct CachedClass {
-    /// The slot in force and its generation. What sources mean changes with these alone.
-    pub(crate) active: u64,
-    /// The source address, as two numbers; of IPv4 the first has all bits set, as no source's of
-    /// IPv6 has.
-    pub(crate) source: [u64; 2],
-    /// The class.
-    pub(crate) class: u32,
 }
 
 /// The value of a destination prefix (`wire::Grant`), which packets mark in place.
@@ -122,18 +110,23 @@ pub(crate) static SOURCES6_0: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries
 #[map]
 pub(crate) static SOURCES6_1: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries(MAX_SOURCES, 0);
 
-/// The index of both slots, one behind the other. User space makes it as long as it must be.
+/// The index of both slots, one behind the other. User space makes it as long as it must be. Nobody maps
+/// it: but the values of an array that could be mapped begin with a page, and so each line of the index is
+/// one of the processor's, where those of others begin behind the kernel's own fields.
 #[map]
-pub(crate) static INDEX: Array<LineWords> = Array::with_max_entries(SLOTS, 0);
+pub(crate) static INDEX: Array<LineWords> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 /// The layout of the index, by slot.
 #[map]
 pub(crate) static LAYOUTS: Array<IndexLayout> = Array::with_max_entries(SLOTS, 0);
 
-/// Sources of frames without a tag that this CPU has looked up, and their classes. Each NIC's programs
-/// have one of their own.
+/// How often what the index says of destinations has changed, by stripe.
 #[map]
-pub(crate) static CLASS_CACHE: PerCpuArray<CachedClass> =
-    PerCpuArray::with_max_entries(CACHED_CLASSES, 0);
+pub(crate) static MOVES: Array<[u64; STRIPES as usize]> = Array::with_max_entries(1, 0);
+
+/// What CPUs remember, by CPU. Each NIC's programs have one of their own, and user space makes it as long
+/// as there are CPUs. It begins with a page, as the index does.
+#[map]
+pub(crate) static REMEMBERED: Array<Remembered> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Counter of a match -> the hosts behind the destination NAT of its services.
 #[map]

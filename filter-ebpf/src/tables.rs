@@ -6,46 +6,55 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
 };
 use filter_common::{
+    address::Number,
     flow::{Clock, Flow, FlowState, Load, Way},
-    index::{self, Found, Line, LineWords, Lines, halves},
+    index::{self, Found, Line, LineWords, Lines},
     parse::Address,
     tables::{Class, Mode, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
-        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS,
-        MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, SLOTS, Selector, SlotSettings, VLANS,
-        zone_index,
+        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant,
+        IndexLayout, MAX_NICS, MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, SLOTS, Selector,
+        SlotSettings, VLANS, zone_index,
     },
 };
 
 use crate::{
-    atomic, events,
+    HERTZ, atomic, events,
     frame::forget,
+    global,
     maps::{
-        ACTIVE, CACHED_CLASSES, CELLS, CLASS_CACHE, CachedClass, DEADLINE, FLOWS, FRAGMENTS,
-        GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell, INDEX, KEPT_FLOWS, LAYOUTS,
-        PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0,
-        SOURCES6_1, ZONES,
+        ACTIVE, CELLS, DEADLINE, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1,
+        GrantCell, INDEX, KEPT_FLOWS, LAYOUTS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SETTINGS,
+        SOURCES4_0, SOURCES4_1, SOURCES6_0, SOURCES6_1, ZONES,
     },
+    remembered::{Memory, Question, Remembered},
 };
 
 /// The slot that was in force when the packet came, seen from one NIC.
 pub(crate) struct Slot {
     active: Active,
     nic: u32,
-    settings: SlotSettings,
+    settings: &'static SlotSettings,
     role: Role,
-    constants: Constants,
+    /// Lines of the index of one slot; 0: there are no short cuts.
+    lines: u32,
     /// For [`Lines::forget`]; as in frames.
     cell: *mut u32,
 }
 
-/// What user space sets when it loads the programs.
-#[derive(Clone, Copy)]
-pub(crate) struct Constants {
-    /// Ticks in a second.
-    pub(crate) hertz: u32,
-    /// Lines of the index of one slot; 0: there are no short cuts.
-    pub(crate) lines: u32,
+/// The same for the fast path, which remembers.
+pub(crate) struct FastSlot {
+    slot: Slot,
+    memory: Memory,
+}
+
+/// The index of a slot.
+struct SlotLines {
+    /// The number of its first line.
+    first: u32,
+    /// How many lines there are.
+    count: u32,
+    cell: *mut u32,
 }
 
 /// A line of the index.
@@ -56,26 +65,13 @@ pub(crate) struct IndexLine(*mut LineWords);
 pub(crate) struct FoundFlow(*mut FlowRecord);
 
 impl Slot {
-    /// Reads the active word, once for the packet.
+    /// Reads the active word, once for the packet. There is always such a word, and a slot for it, which
+    /// the verifier doesn't know.
     #[inline(always)]
-    pub(crate) fn active(nic: u32, role: Role, constants: Constants, cell: *mut u32) -> Self {
-        let active = match in_force() {
-            Some(active) => active,
-            None => Active::default(),
-        };
-        let settings = match SETTINGS.get(active.slot()) {
-            Some(settings) => *settings,
-            None => SlotSettings::default(),
-        };
-        Self { active, nic, settings, role, constants, cell }
-    }
-
-    /// As [`Slot::active`], for the fast path, which can do without.
-    #[inline(always)]
-    pub(crate) fn active_at_once(nic: u32, constants: Constants, cell: *mut u32) -> Option<Self> {
+    pub(crate) fn active(nic: u32, role: Role, lines: u32, cell: *mut u32) -> Option<Self> {
         let active = in_force()?;
-        let settings = *SETTINGS.get(active.slot())?;
-        Some(Self { active, nic, settings, role: Role::Enforcing, constants, cell })
+        let settings = SETTINGS.get(active.slot())?;
+        Some(Self { active, nic, settings, role, lines, cell })
     }
 
     /// What is done with denied packets; anything but the value for audit enforces.
@@ -88,6 +84,20 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn word(&self) -> Active {
         self.active
+    }
+
+    /// The index, looked at after a value was read.
+    #[inline(always)]
+    fn lines(&self, read: u64) -> SlotLines {
+        let count = self.lines;
+        let first = atomic::behind(self.active.slot() * count, read);
+        SlotLines { first, count, cell: self.cell }
+    }
+
+    /// How the index is laid out, looked at after a value was read.
+    #[inline(always)]
+    fn layout(&self, read: u64) -> Option<&'static IndexLayout> {
+        LAYOUTS.get(atomic::behind(self.active.slot(), read))
     }
 
     #[inline(always)]
@@ -160,7 +170,7 @@ impl Tables for Slot {
 
     #[inline(always)]
     fn settings(&self) -> SlotSettings {
-        self.settings
+        *self.settings
     }
 
     #[inline(always)]
@@ -172,7 +182,7 @@ impl Tables for Slot {
     fn clock(&self) -> Clock {
         // SAFETY: the helper has no conditions.
         let now = unsafe { bpf_jiffies64() };
-        Clock { now, hertz: u64::from(self.constants.hertz) }
+        Clock { now, hertz: u64::from(global(&HERTZ)) }
     }
 
     #[inline(always)]
@@ -277,15 +287,15 @@ impl Tables for Slot {
     }
 }
 
-impl Lines for Slot {
+impl Lines for SlotLines {
     type Line = IndexLine;
 
     #[inline(always)]
     fn line(&self, number: u32) -> Option<IndexLine> {
-        if number >= self.constants.lines {
+        if number >= self.count {
             return None;
         }
-        Some(IndexLine(INDEX.get_ptr_mut(self.active.slot() * self.constants.lines + number)?))
+        Some(IndexLine(INDEX.get_ptr_mut(self.first + number)?))
     }
 
     #[inline(always)]
@@ -351,34 +361,89 @@ fn negative(first: u64, second: u64) -> u32 {
     u32::from(first < second)
 }
 
-impl Shortcuts for Slot {
+impl FastSlot {
+    /// As [`Slot::active`]; `None` where the fast path can't help.
     #[inline(always)]
-    fn known_class(&self, source: &Address) -> Option<Class> {
-        let (cached, entry) = self.class_entry(source)?;
-        if cached.active == entry.active && cached.source == entry.source {
-            return Some(Class(cached.class));
+    pub(crate) fn active(nic: u32, lines: u32, remembered: *mut Remembered) -> Option<Self> {
+        let slot = Slot::active(nic, Role::Enforcing, lines, Memory::cell(remembered))?;
+        Some(Self { memory: Memory::with(remembered, slot.active)?, slot })
+    }
+
+    /// The slot.
+    #[cfg(feature = "bench")]
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+impl Shortcuts for FastSlot {
+    type Slot = Slot;
+    type Question = Question;
+
+    #[inline(always)]
+    fn tables(&self) -> &Slot {
+        &self.slot
+    }
+
+    #[inline(always)]
+    fn known_class(&self, source: Number) -> Option<Class> {
+        if let Some(class) = self.memory.class(source) {
+            return Some(class);
         }
-        // Those never get in, so that what is cached needs no look.
-        if !is_plain(source) {
+        // Those are never remembered, so that what is remembered needs no look.
+        let address = source.address();
+        if !is_plain(&address) {
             return None;
         }
-        let class = self.class(0, source).unwrap_or(Class::NONE);
-        *cached = CachedClass { class: class.0, ..entry };
+        let class = self.slot.class(0, &address).unwrap_or(Class::NONE);
+        let mixed = match self.slot.layout(0) {
+            Some(layout) => index::mixed_sources(&self.slot.lines(0), layout, source),
+            None => index::ALL_MIXED,
+        };
+        self.memory.keep_class(source, class, mixed);
         Some(class)
     }
 
     #[inline(always)]
-    fn indexed(&self, destination: &Address) -> Found {
-        match LAYOUTS.get(self.active.slot()) {
-            Some(layout) => index::find(self, layout, destination),
+    fn question(&self, destination: Number) -> Option<Question> {
+        self.memory.question(destination)
+    }
+
+    #[inline(always)]
+    fn remembered(
+        &self,
+        question: Question,
+        destination: Number,
+        wanted: (Class, Selector),
+    ) -> (Found, Permit) {
+        self.memory.grant(question, destination, wanted)
+    }
+
+    #[inline(always)]
+    fn indexed(&self, question: Question, destination: Number) -> Found {
+        let read = question.stamp();
+        match self.slot.layout(read) {
+            Some(layout) => index::find(&self.slot.lines(read), layout, destination),
             None => Found::UNSURE,
         }
     }
 
     #[inline(always)]
-    fn mark_indexed(&self, destination: &Address) {
-        if let Some(layout) = LAYOUTS.get(self.active.slot()) {
-            index::mark(self, layout, destination);
+    fn remember(
+        &self,
+        question: Question,
+        destination: Number,
+        grant: Grant,
+        permit: ((Class, Selector), Permit),
+    ) {
+        self.memory.keep(question, destination, grant, permit);
+    }
+
+    #[inline(always)]
+    fn mark_indexed(&self, destination: Number) {
+        if let Some(layout) = self.slot.layout(0) {
+            index::mark(&self.slot.lines(0), layout, destination);
         }
     }
 
@@ -389,29 +454,6 @@ impl Shortcuts for Slot {
 }
 
 impl Slot {
-    /// The entry of a source in the cache, and what it holds if it is the source's, but for the
-    /// class.
-    #[inline(always)]
-    fn class_entry(&self, source: &Address) -> Option<(&'static mut CachedClass, CachedClass)> {
-        if self.constants.lines == 0 || self.active.0 == 0 {
-            return None;
-        }
-        let source = match *source {
-            Address::V4(address) => [u64::MAX, u64::from(u32::from_be_bytes(address))],
-            Address::V6(address) => {
-                let (high, low) = halves(address);
-                [high, low]
-            }
-        };
-        let [high, low] = source;
-        let mixed = (low ^ high.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let cached = CLASS_CACHE.get_ptr_mut((mixed >> 48) as u32 & (CACHED_CLASSES - 1))?;
-        let entry = CachedClass { active: self.active.0, source, class: Class::NONE.0 };
-        // SAFETY: the pointer is to this CPU's copy of the value, which belongs to the programs of
-        // one NIC; of these only the one on what enters uses it, and a packet has the CPU for itself.
-        Some((unsafe { &mut *cached }, entry))
-    }
-
     /// A cell of the matrix of grants and classes; 0 also where there is no such cell. Those of the
     /// other slot stand beside them.
     #[inline(always)]

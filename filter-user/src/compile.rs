@@ -66,7 +66,8 @@ pub use self::{
     footprint::Footprint,
     host::{Host, HostNic},
     index::{
-        HostPlan, build_index, host_in_line, host_line, index_lines, plan_host, wanted_index_lines,
+        HostPlan, build_index, host_in_line, host_line, host_stripe, index_lines, plan_host,
+        wanted_index_lines,
     },
     ledger::{CounterLedger, InvalidLedger, MATCHES, MatchKey},
     meaning::{ClientGroup, Match, Meaning, RuleIndex, RuleRef, RuleSet, Via},

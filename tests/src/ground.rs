@@ -235,7 +235,7 @@ impl Ground {
     /// It holds others, or the map can't be written.
     pub fn activate(&mut self, slot: SlotIndex, tables: &SlotTables) -> Result<()> {
         ensure!(self.slot(slot) == tables, "{slot:?} does not hold what is to be put in force");
-        self.maps.build_index(slot, &tables.grants)?;
+        self.maps.build_index(slot, tables)?;
         self.active = Active::new(slot.number(), self.active.generation() + 1);
         self.maps.activate(slot, self.active.generation())?;
         self.maps.wait_for_packets()
@@ -436,7 +436,7 @@ pub fn judge_fast(view: View<'_>, side: Side, frame: &[u8]) -> Option<Verdict> {
     let view = View { role: Role::Observing, ..view };
     match side {
         Side::Inside => fast_inside(frame, &view),
-        Side::Outside => fast_outside(frame, &view, &mut Workspace::default()),
+        Side::Outside => fast_outside(frame, &view, &mut FlowKey::default()),
     }
 }
 

@@ -13,7 +13,7 @@ use filter_common::{
     frame::Frame,
     parse::{Address, Headers, ethertype, protocol},
     reject::{Answer, answer_to},
-    tables::{Mode, Shortcuts},
+    tables::{Mode, Shortcuts, Tables as _},
     verdict::{DropReason, PassReason, Verdict},
     wire::{AUDITED, AddressPair, COUNTERS_PER_NIC, FIRST_MATCH, Grant, Permit, SlotSettings},
 };
@@ -51,11 +51,12 @@ pub struct Judged {
 }
 
 /// Judges a frame.
-pub fn judge<F: Frame + ?Sized, T: Shortcuts>(frame: &F, tables: &T) -> Judged {
+pub fn judge<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) -> Judged {
     let mut workspace = Workspace::default();
+    let tables = shortcuts.tables();
     let decision = decide(frame, tables, &mut workspace);
     // Afterwards, as it leaves marks, too.
-    if let Some(fast) = fast_inside(frame, tables) {
+    if let Some(fast) = fast_inside(frame, shortcuts) {
         assert_eq!(fast, decision.verdict, "the fast path and the filter differ");
     }
     let headers = workspace.headers;

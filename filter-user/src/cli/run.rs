@@ -9,10 +9,10 @@ use tracing::Level;
 
 use super::{ConfigArgs, PinArgs, log};
 use crate::{
-    control::DEFAULT_SOCKET,
+    control::{DEFAULT_SOCKET, GROUP},
     daemon::{
         self, Options,
-        privileges::{self, GROUP, Membership, Outcome},
+        privileges::{self, Membership, Outcome},
         state::DEFAULT_STATE_DIRECTORY,
     },
 };

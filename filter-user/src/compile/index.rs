@@ -4,14 +4,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use filter_common::{
+    address::Number,
     index::{
-        BASE_LINES, DENSE_LINES, ENTRIES_PER_LINE, Entry, FULL, FULL_WORD, HOSTS6_PER_LINE,
-        KEYS_PER_LINE, LineWords, TREE_LINES, halves, host4_line, host4_word, host6_grant,
-        host6_line, keyed, top6_line,
+        ALL_MIXED, BASE_LINES, DENSE_LINES, ENTRIES_PER_LINE, Entry, FULL, FULL_WORD,
+        HOSTS6_PER_LINE, KEYS_PER_LINE, LineWords, TREE_LINES, block_bit, block_key, block_line,
+        hash, host4_line, host4_word, host6_grant, host6_line, keyed, presence6, stripe, top6_line,
     },
     wire::{DEFAULT_INDEX_LINES, Grant, IndexChange, IndexLayout},
 };
@@ -22,6 +23,13 @@ const SPARE_HOSTS: usize = 4096;
 
 /// How many tops there is room for at least.
 const SPARE_TOPS: usize = 512;
+
+/// Tops for each word of their filter, at most.
+const TOPS_PER_WORD: usize = 4;
+
+/// Lines of the table of mixed blocks of sources. Where they don't do, those that have no room in it are
+/// taken for mixed.
+const BLOCK_LINES: u32 = 1024;
 
 /// Short prefixes whose tops are listed one by one have no more of them than this, each and all
 /// together.
@@ -39,21 +47,24 @@ type Place = (u32, u32);
 pub struct HostPlan {
     /// What has to be done, in this order. Places are relative to the slot.
     pub changes: Vec<IndexChange>,
+    /// The address's stripe.
+    pub stripe: u16,
     /// A line had no room: the address is looked up in the trie from now on.
     pub crowded: bool,
     /// A place that must stay free until all packets are through that may be reading it.
     pub retired: Option<Place>,
 }
 
-/// Builds the index of a slot of `room` lines from its grants, in their order, and gives its lines
-/// to `write`, a few at a time. What doesn't fit is left out: its family is looked up in the trie.
-/// Without any grant there is no index.
+/// Builds the index of a slot of `room` lines from its grants, in their order, and its sources, by zone
+/// and prefix. Gives its lines to `write`, a few at a time. What doesn't fit is left out: its family is
+/// looked up in the trie. Without any grant there is no index.
 ///
 /// # Errors
 ///
 /// Those of `write`.
 pub fn build_index<E>(
     grants: &BTreeMap<IpNet, Grant>,
+    sources: &BTreeMap<(u32, IpNet), u32>,
     room: u32,
     mut write: impl FnMut(u32, &[LineWords]) -> Result<(), E>,
 ) -> Result<IndexLayout, E> {
@@ -72,6 +83,7 @@ pub fn build_index<E>(
         Some(with_v6) => layout = with_v6,
         None => builder.next = before,
     }
+    layout = builder.sources(sources, layout)?;
     layout.lines = u32::try_from(builder.next).unwrap_or(u32::MAX);
     Ok(layout)
 }
@@ -88,7 +100,9 @@ pub fn wanted_index_lines(grants: &BTreeMap<IpNet, Grant>) -> u32 {
 /// How many lines the index of these grants has.
 #[must_use]
 pub fn index_lines(grants: &BTreeMap<IpNet, Grant>) -> u32 {
-    let built = build_index(grants, u32::MAX, |_, _| Ok::<_, std::convert::Infallible>(()));
+    let no_sources = BTreeMap::new();
+    let ignore = |_, _: &[LineWords]| Ok::<_, std::convert::Infallible>(());
+    let built = build_index(grants, &no_sources, u32::MAX, ignore);
     match built {
         Ok(layout) => layout.lines,
         Err(never) => match never {},
@@ -108,17 +122,27 @@ pub fn plan_host<E>(
     retired: &BTreeSet<Place>,
     mut read: impl FnMut(u32) -> Result<LineWords, E>,
 ) -> Result<HostPlan, E> {
-    let mut plan = HostPlan::default();
+    let mut plan = HostPlan { stripe: host_stripe(address), ..HostPlan::default() };
     match address {
         IpAddr::V4(address) if layout.flags & IndexLayout::V4 != 0 => {
             plan.v4(layout, address.to_bits(), grant, &mut read)?;
         }
         IpAddr::V6(address) if layout.flags & IndexLayout::V6 != 0 => {
-            plan.v6(layout, halves(address.octets()), grant, retired, &mut read)?;
+            plan.v6(layout, halves(address), grant, retired, &mut read)?;
         }
         IpAddr::V4(_) | IpAddr::V6(_) => {}
     }
+    if plan.changes.is_empty() {
+        plan.change(0, 0, IndexChange::NOTHING, 0);
+    }
     Ok(plan)
+}
+
+/// The stripe of an address.
+#[must_use]
+pub fn host_stripe(address: IpAddr) -> u16 {
+    // There are far fewer than 2^16.
+    u16::try_from(stripe(hash(number(address)))).unwrap_or_default()
 }
 
 /// Where an address's grant stands in its line of the index: the word and the grant's lowest bit.
@@ -132,7 +156,7 @@ pub fn host_in_line(address: IpAddr, line: &LineWords) -> Option<(u32, u32)> {
             Some((word, 32))
         }
         IpAddr::V6(address) => {
-            let (high, low) = halves(address.octets());
+            let (high, low) = halves(address);
             let host = (0..HOSTS6_PER_LINE).find(|host| is_host6(line, *host, high, low))?;
             Some(host6_grant(host))
         }
@@ -148,7 +172,7 @@ pub fn host_line(layout: &IndexLayout, address: IpAddr) -> Option<u32> {
             (layout.flags & IndexLayout::V4 != 0).then(|| host4_line(layout, address.to_bits()))
         }
         IpAddr::V6(address) => (layout.flags & IndexLayout::V6 != 0).then(|| {
-            let (high, low) = halves(address.octets());
+            let (high, low) = halves(address);
             host6_line(layout, high, low)
         }),
     }
@@ -256,6 +280,8 @@ impl HostPlan {
             (None, None) => {}
         }
         if grant.is_some() {
+            let (line, word, bits) = presence6(layout, top);
+            self.change(line, word, IndexChange::SET, bits);
             let number = top6_line(layout, top);
             let line = read(number)?;
             let bits = u64::from(Entry::WITH_HOSTS.0) << 32;
@@ -278,8 +304,9 @@ impl HostPlan {
         Ok(())
     }
 
-    fn change(&mut self, line: u32, word: u32, action: u32, value: u64) {
-        self.changes.push(IndexChange { place: line * 8 + word, action, value });
+    fn change(&mut self, line: u32, word: u32, action: u16, value: u64) {
+        let stripe = self.stripe;
+        self.changes.push(IndexChange { place: line * 8 + word, action, stripe, value });
     }
 
     fn grant6(&mut self, line: u32, host: u32, grant: Grant) {
@@ -398,9 +425,7 @@ where
         let of_family = || {
             grants.iter().filter_map(|(prefix, grant)| match prefix {
                 IpNet::V4(_) => None,
-                IpNet::V6(prefix) => {
-                    Some((halves(prefix.network().octets()), prefix.prefix_len(), *grant))
-                }
+                IpNet::V6(prefix) => Some((halves(prefix.network()), prefix.prefix_len(), *grant)),
             })
         };
         let hosts =
@@ -467,11 +492,27 @@ where
         let Ok(tops6) = u32::try_from(self.next) else { return Ok(None) };
         let layout = IndexLayout { flags, tops6, tops6_mask: count - 1, ..layout };
         let mut table = vec![[0; 8]; count as usize];
-        for (top, entry) in tops {
-            let number = top6_line(&layout, top) - tops6;
-            put_keyed(&mut table, number, 0, keyed(top, entry.0));
+        for (top, entry) in &tops {
+            let number = top6_line(&layout, *top) - tops6;
+            put_keyed(&mut table, number, 0, keyed(*top, entry.0));
         }
         if self.put(&table)?.is_none() {
+            return Ok(None);
+        }
+
+        let words = tops.len().max(SPARE_TOPS).div_ceil(TOPS_PER_WORD).next_power_of_two();
+        let words = u32::try_from(words).unwrap_or(1 << 31);
+        let Ok(presence6_first) = u32::try_from(self.next) else { return Ok(None) };
+        let layout =
+            IndexLayout { presence6: presence6_first, presence6_mask: words - 1, ..layout };
+        let mut filter = vec![[0; 8]; words.div_ceil(8) as usize];
+        for top in tops.keys() {
+            let (number, word, bits) = presence6(&layout, *top);
+            if let Some(line) = filter.get_mut((number - presence6_first) as usize) {
+                set(line, word, at(line, word) | bits);
+            }
+        }
+        if self.put(&filter)?.is_none() {
             return Ok(None);
         }
 
@@ -493,6 +534,46 @@ where
             }
         }
         Ok(self.put(&table)?.map(|_| layout))
+    }
+
+    /// Which blocks of sources hold prefixes that are longer than they are. Zones don't matter: what is
+    /// mixed in one of them counts as mixed in all.
+    fn sources(
+        &mut self,
+        sources: &BTreeMap<(u32, IpNet), u32>,
+        layout: IndexLayout,
+    ) -> Result<IndexLayout, E> {
+        let mut blocks: BTreeMap<u32, u32> = BTreeMap::new();
+        for (_, prefix) in sources.keys() {
+            let block = match prefix {
+                IpNet::V4(_) => 24,
+                IpNet::V6(_) => 64,
+            };
+            if prefix.prefix_len() <= block {
+                continue;
+            }
+            let mixed = if prefix.max_prefix_len() - prefix.prefix_len() >= 5 {
+                ALL_MIXED
+            } else {
+                // Its addresses have bits side by side, and the first one's is the lowest.
+                let count = 1_u32 << (prefix.max_prefix_len() - prefix.prefix_len());
+                ((1 << count) - 1) * block_bit(number(prefix.network()))
+            };
+            *blocks.entry(block_key(number(prefix.network()))).or_default() |= mixed;
+        }
+        let Ok(first) = u32::try_from(self.next) else { return Ok(layout) };
+        let with_blocks = IndexLayout {
+            flags: layout.flags | IndexLayout::SOURCES,
+            blocks: first,
+            blocks_mask: BLOCK_LINES - 1,
+            ..layout
+        };
+        let mut table = vec![[0; 8]; BLOCK_LINES as usize];
+        for (key, mixed) in blocks {
+            let number = block_line(&with_blocks, key) - first;
+            put_keyed(&mut table, number, 0, keyed(key, mixed));
+        }
+        Ok(if self.put(&table)?.is_some() { with_blocks } else { layout })
     }
 }
 
@@ -614,6 +695,25 @@ fn put_keyed(table: &mut [LineWords], line: u32, preferred: u32, value: u64) {
         Some(word) => set(line, word, value),
         None => set(line, FULL_WORD, FULL),
     }
+}
+
+/// An address as a number.
+fn number(address: IpAddr) -> Number {
+    match address {
+        IpAddr::V4(address) => Number::V4(address.to_bits()),
+        IpAddr::V6(address) => {
+            let (high, low) = halves(address);
+            Number::V6(high, low)
+        }
+    }
+}
+
+/// An IPv6 address as two numbers.
+fn halves(address: Ipv6Addr) -> (u64, u64) {
+    let bits = address.to_bits();
+    // The lower half, and what is left without it, both of which fit.
+    let [a, b, c, d, e, f, g, h, low @ ..] = bits.to_be_bytes();
+    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(low))
 }
 
 fn is_host6(line: &LineWords, host: u32, high: u64, low: u64) -> bool {

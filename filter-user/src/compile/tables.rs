@@ -10,6 +10,7 @@ use std::{
 };
 
 use filter_common::{
+    address::Number,
     flow::{Clock, Flow, FlowState, Load, Way},
     index::Found,
     parse::Address,
@@ -279,16 +280,35 @@ impl Tables for View<'_> {
 
 /// Short cuts that know everything, and send no samples.
 impl Shortcuts for View<'_> {
-    fn known_class(&self, source: &Address) -> Option<Class> {
-        is_plain(source).then(|| self.class(0, source).unwrap_or(Class::NONE))
+    type Slot = Self;
+
+    fn tables(&self) -> &Self {
+        self
     }
 
-    fn indexed(&self, destination: &Address) -> Found {
-        Found::grant(self.grant(destination))
+    fn known_class(&self, source: Number) -> Option<Class> {
+        let source = source.address();
+        is_plain(&source).then(|| self.class(0, &source).unwrap_or(Class::NONE))
     }
 
-    fn mark_indexed(&self, destination: &Address) {
-        self.mark_used(destination);
+    type Question = ();
+
+    fn question(&self, _: Number) -> Option<()> {
+        Some(())
+    }
+
+    fn remembered(&self, (): (), _: Number, _: (Class, Selector)) -> (Found, Permit) {
+        (Found::UNSURE, Permit::DENIED)
+    }
+
+    fn remember(&self, (): (), _: Number, _: Grant, _: ((Class, Selector), Permit)) {}
+
+    fn indexed(&self, (): (), destination: Number) -> Found {
+        Found::grant(self.grant(&destination.address()))
+    }
+
+    fn mark_indexed(&self, destination: Number) {
+        self.mark_used(&destination.address());
     }
 
     fn skips_sample(&self) -> bool {

@@ -255,7 +255,7 @@ impl TwoSlots {
         // Until all steps are done it isn't known what the slot holds, so nothing is put back
         // before.
         carry_out(&mut self.maps, target, rebuild(&idle, &compiled.tables))
-            .and_then(|()| self.maps.build_index(target, &compiled.tables.grants))
+            .and_then(|()| self.maps.build_index(target, &compiled.tables))
             .context("the new tables can't be written; the old ones stay in force")?;
         // The store that puts the slot in force must not overtake those that fill it.
         self.maps.wait_for_packets()?;

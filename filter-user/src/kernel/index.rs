@@ -2,11 +2,7 @@
 //! The index in front of the tries, in the kernel: written whole for a slot that is not in force, and
 //! changed with single addresses by a program, so that no packet sees a word half written.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, fs, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -16,7 +12,7 @@ use aya::{
 };
 use filter_common::{
     index::LineWords,
-    wire::{Grant, INDEX_CHANGES, IndexChange, IndexLayout, SLOTS},
+    wire::{Grant, INDEX_CHANGES, IndexChange, IndexLayout, SLOTS, STRIPES},
 };
 use ipnet::IpNet;
 
@@ -25,7 +21,9 @@ use super::{
     object::{IndexPin, explain_load_error, load_object, xdp},
     pins::PinDirectory,
 };
-use crate::compile::{HostPlan, build_index, host_in_line, host_line, plan_host};
+use crate::compile::{
+    HostPlan, SlotTables, build_index, host_in_line, host_line, host_stripe, plan_host,
+};
 
 /// Its name in the object, and of its pin.
 pub(super) const INDEX: &str = "INDEX";
@@ -135,11 +133,12 @@ impl Index {
     }
 
     /// Writes the index of a slot that no packet looks at.
-    pub(super) fn build(&mut self, slot: SlotIndex, grants: &BTreeMap<IpNet, Grant>) -> Result<()> {
+    pub(super) fn build(&mut self, slot: SlotIndex, tables: &SlotTables) -> Result<()> {
         self.forget(slot)?;
         let (room, first) = (self.lines(), slot.number() * self.lines());
         let map = &mut self.map;
-        let layout = build_index(grants, room, |number, lines| -> Result<()> {
+        let SlotTables { grants, sources, .. } = tables;
+        let layout = build_index(grants, sources, room, |number, lines| -> Result<()> {
             for (place, line) in (first + number..).zip(lines) {
                 map.set(place, line, 0).context("the index takes no line")?;
             }
@@ -166,7 +165,7 @@ impl Index {
         let first = slot.number() * self.lines();
         let (map, retired) = (&self.map, &self.part(slot).retired);
         let read = |number: u32| Ok::<_, anyhow::Error>(map.get(&(first + number), 0)?);
-        let HostPlan { mut changes, crowded, retired } =
+        let HostPlan { mut changes, crowded, retired, .. } =
             plan_host(&layout, prefix.addr(), grant, retired, read)?;
         for change in &mut changes {
             change.place += first * 8;
@@ -198,6 +197,8 @@ impl Index {
                 changes.push(IndexChange {
                     place: (first + number) * 8 + word,
                     action: IndexChange::CLEAR,
+                    // Who remembers the mark would set none.
+                    stripe: host_stripe(*address),
                     value: mark << shift,
                 });
             }
@@ -213,6 +214,10 @@ impl Index {
 
     fn put_layout(&mut self, slot: SlotIndex, layout: IndexLayout) -> Result<()> {
         self.layouts.set(slot.number(), layout, 0)?;
+        // What is remembered of the slot was read where another layout led to.
+        let moved = IndexChange { action: IndexChange::NOTHING, ..IndexChange::default() };
+        let all = (0..u16::try_from(STRIPES)?).map(|stripe| IndexChange { stripe, ..moved });
+        self.change(&all.collect::<Vec<_>>())?;
         // A part that is written anew is one that no packet looks at.
         *self.part_mut(slot) = Part { layout, ..Part::default() };
         Ok(())
@@ -222,9 +227,10 @@ impl Index {
     fn change(&mut self, changes: &[IndexChange]) -> Result<()> {
         for part in changes.chunks(INDEX_CHANGES as usize) {
             let mut frame = vec![0; HEADER];
-            for IndexChange { place, action, value } in part {
+            for IndexChange { place, action, stripe, value } in part {
                 frame.extend(place.to_ne_bytes());
                 frame.extend(action.to_ne_bytes());
+                frame.extend(stripe.to_ne_bytes());
                 frame.extend(value.to_ne_bytes());
             }
             let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 28] = [
+pub(super) const SHARED: [&str; 29] = [
     "ACTIVE",
     "DEADLINE",
     "SETTINGS",
@@ -57,6 +57,7 @@ pub(super) const SHARED: [&str; 28] = [
     "SERVICE_HOSTS",
     INDEX,
     "LAYOUTS",
+    "MOVES",
     "WRITTEN",
     "FLOWS",
     "KEPT_FLOWS",
@@ -443,14 +444,14 @@ impl SharedMaps {
         self.index.forget(slot)
     }
 
-    /// Builds the index of a slot that no packet looks at, from its grants. What doesn't fit is left
+    /// Builds the index of a slot that no packet looks at, from what it holds. What doesn't fit is left
     /// to the tries.
     ///
     /// # Errors
     ///
     /// The map can't be written.
-    pub fn build_index(&mut self, slot: SlotIndex, grants: &BTreeMap<IpNet, Grant>) -> Result<()> {
-        self.index.build(slot, grants)
+    pub fn build_index(&mut self, slot: SlotIndex, tables: &SlotTables) -> Result<()> {
+        self.index.build(slot, tables)
     }
 
     /// How the index of a slot is laid out.

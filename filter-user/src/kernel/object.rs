@@ -23,6 +23,7 @@ use filter_common::{
 use super::{
     clock,
     index::{INDEX, pinned_lines},
+    maps::SharedMaps,
     pins::PinDirectory,
 };
 
@@ -131,6 +132,10 @@ impl Instance {
             .override_global("SIDE", &number, true)
             .override_global("HERTZ", &hertz, true)
             .override_global("LINES", &lines, true);
+        if role == Role::Enforcing && shortcuts == Shortcuts::On {
+            // All others remember nothing.
+            loader.map_max_entries("REMEMBERED", SharedMaps::cpus());
+        }
         let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
 
         let program = xdp(&mut ebpf, ingress_program(side))?;

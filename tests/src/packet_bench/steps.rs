@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use aya::{EbpfLoader, maps::MapData, programs::Xdp};
 use filter_common::wire::SLOTS;
-use filter_user::kernel::PinDirectory;
+use filter_user::kernel::{PinDirectory, SharedMaps};
 
 use super::feeder::{Kind, Measured};
 
@@ -16,19 +16,21 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fi
 /// The parser, in front of everything.
 pub(super) const PARSE: (u32, &str) = (1, "parse");
 
-/// Steps of a client's packet, by their numbers in the program; each does all before it, too.
-pub(super) const STEPS: [(u32, &str); 7] = [
+/// Steps of the first packet to a destination, by their numbers in the program; each does all before it, too.
+/// It remembers sources, and no destination.
+pub(super) const STEPS: [(u32, &str); 8] = [
     (0, "which slot"),
     PARSE,
-    (2, "destination"),
-    (3, "source"),
-    (4, "port set"),
-    (5, "port"),
-    (6, "counter"),
+    (2, "source"),
+    (3, "memory"),
+    (4, "index"),
+    (5, "port set"),
+    (6, "port"),
+    (7, "counter"),
 ];
 
 /// The step of a reply, after the parser.
-pub(super) const FLOW: (u32, &str) = (7, "flow");
+pub(super) const FLOW: (u32, &str) = (8, "flow");
 
 /// Loads the program that stops after a step, over the pinned maps, for the NIC with this index.
 pub(super) fn load(pins: &PinDirectory, nic: u8, number: u32) -> Result<Measured> {
@@ -45,7 +47,8 @@ pub(super) fn load(pins: &PinDirectory, nic: u8, number: u32) -> Result<Measured
     loader
         .override_global("NIC", &nic, true)
         .override_global("STAGE", &number, true)
-        .override_global("LINES", &lines, true);
+        .override_global("LINES", &lines, true)
+        .map_max_entries("REMEMBERED", SharedMaps::cpus());
     for name in &names {
         loader.map_pin_path(name, maps.join(name));
     }

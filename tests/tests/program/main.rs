@@ -12,5 +12,6 @@
 
 mod cases;
 mod random;
+mod remembered;
 mod steps;
 mod used;

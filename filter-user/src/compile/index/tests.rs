@@ -4,11 +4,13 @@
 use std::{cell::RefCell, convert::Infallible, net::IpAddr};
 
 use filter_common::{
-    address::Address,
-    index::{Line, find, mark},
-    tables::{Role, Tables as _},
+    index::{Line, block_bit, find, mark, mixed_sources},
+    tables::{Role, Tables as _, is_plain},
 };
-use proptest::{collection::vec, prelude::*};
+use proptest::{
+    collection::{btree_map, vec},
+    prelude::*,
+};
 
 use super::*;
 use crate::compile::{SlotTables, View};
@@ -43,8 +45,16 @@ impl<'a> filter_common::index::Lines for &'a Memory {
 
 impl Memory {
     fn new(grants: &BTreeMap<IpNet, Grant>, room: u32) -> Self {
+        Self::with_sources(grants, &BTreeMap::new(), room)
+    }
+
+    fn with_sources(
+        grants: &BTreeMap<IpNet, Grant>,
+        sources: &BTreeMap<(u32, IpNet), u32>,
+        room: u32,
+    ) -> Self {
         let mut lines: Vec<LineWords> = Vec::new();
-        let layout = build_index(grants, room, |first, new| {
+        let layout = build_index(grants, sources, room, |first, new| {
             let end = first as usize + new.len();
             assert!(end <= room as usize, "lines behind the end");
             if lines.len() < end {
@@ -71,6 +81,7 @@ impl Memory {
                 IndexChange::STORE_HIGH => *word & lower | value << 32,
                 IndexChange::SET => *word | value,
                 IndexChange::CLEAR => *word & !value,
+                IndexChange::NOTHING => *word,
                 _ => panic!("no such change: {change:?}"),
             };
         }
@@ -80,15 +91,11 @@ impl Memory {
     /// Fails where the index is sure of something else than the prefixes say; whether it is sure.
     fn check(&self, tables: &SlotTables, address: IpAddr) -> bool {
         let view = View { tables, nic: 0, memory: None, role: Role::Observing };
-        let destination = match address {
-            IpAddr::V4(address) => Address::V4(address.octets()),
-            IpAddr::V6(address) => Address::V6(address.octets()),
-        };
-        let found = find(&self, &self.layout, &destination);
+        let found = find(&self, &self.layout, number(address));
         if found.is_unsure() {
             return false;
         }
-        assert_eq!(found.value().unmarked(), view.grant(&destination), "{address}");
+        assert_eq!(found.value().unmarked(), view.grant(&number(address).address()), "{address}");
         true
     }
 }
@@ -152,7 +159,7 @@ fn borders(grants: &BTreeMap<IpNet, Grant>) -> Vec<IpAddr> {
             (IpAddr::V6(first), IpAddr::V6(last)) => {
                 let (first, last) = (first.to_bits(), last.to_bits());
                 let around: [u128; 4] = [first.wrapping_sub(1), first, last, last.wrapping_add(1)];
-                borders.extend(around.map(|bits| IpAddr::from(std::net::Ipv6Addr::from(bits))));
+                borders.extend(around.map(|bits| IpAddr::from(Ipv6Addr::from(bits))));
             }
             _ => {}
         }
@@ -209,13 +216,10 @@ proptest! {
     fn marks_are_of_addresses(grants in grants(), addresses in vec(address(), 0..40)) {
         let memory = Memory::new(&grants, u32::MAX);
         for address in addresses.into_iter().chain(borders(&grants)) {
-            let destination = match address {
-                IpAddr::V4(address) => Address::V4(address.octets()),
-                IpAddr::V6(address) => Address::V6(address.octets()),
-            };
-            let before = find(&&memory, &memory.layout, &destination);
-            let marked = mark(&&memory, &memory.layout, &destination);
-            let after = find(&&memory, &memory.layout, &destination);
+            let destination = number(address);
+            let before = find(&&memory, &memory.layout, destination);
+            let marked = mark(&&memory, &memory.layout, destination);
+            let after = find(&&memory, &memory.layout, destination);
             prop_assert!(!marked || grants.contains_key(&IpNet::from(address)));
             if marked {
                 prop_assert_eq!(after.value(), before.value().used());
@@ -225,6 +229,54 @@ proptest! {
                 prop_assert!(grant.is_used());
             } else {
                 prop_assert_eq!(after, before);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whoever isn't mixed has the class of all others of the block that aren't.
+    #[test]
+    fn sources_that_are_not_mixed_have_one_class(
+        sources in btree_map((1..3_u32, prefix()), 0..4_u32, 0..20),
+        own in vec((1..3_u32, address()), 0..10),
+        addresses in vec(address(), 0..10),
+        lasts in vec(any::<u8>(), 2..12),
+    ) {
+        let mut sources = sources;
+        sources.extend(own.iter().map(|(zone, own)| ((*zone, IpNet::from(*own)), u32::MAX)));
+        let grants = BTreeMap::from([("192.0.2.0/24".parse().unwrap(), Grant::new(1))]);
+        let memory = Memory::with_sources(&grants, &sources, u32::MAX);
+        prop_assert!(memory.layout.flags & IndexLayout::SOURCES != 0);
+        let class = |zone: u32, address: IpAddr| {
+            let around = |((of, prefix), _): &(&(u32, IpNet), &u32)| *of == zone && prefix.contains(&address);
+            sources.iter().filter(around).max_by_key(|((_, prefix), _)| prefix.prefix_len())
+                .map(|(_, class)| *class)
+        };
+        let borders = sources.keys().map(|(_, prefix)| prefix.addr());
+        for address in addresses.into_iter().chain(borders) {
+            let of_block = |last: &u8| match address {
+                IpAddr::V4(address) => {
+                    let [a, b, c, _] = address.octets();
+                    IpAddr::from([a, b, c, *last])
+                }
+                IpAddr::V6(address) => {
+                    let mut octets = address.octets();
+                    octets[15] = *last;
+                    IpAddr::from(octets)
+                }
+            };
+            let together: Vec<IpAddr> = lasts.iter().map(of_block).chain([address]).filter(|address| {
+                let source = number(*address);
+                mixed_sources(&&memory, &memory.layout, source) & block_bit(source) == 0
+            }).collect();
+            for zone in 1..3 {
+                for pair in together.windows(2) {
+                    prop_assert_eq!(class(zone, pair[0]), class(zone, pair[1]), "{:?}", pair);
+                    prop_assert_eq!(is_plain(&number(pair[0]).address()), is_plain(&number(pair[1]).address()));
+                }
             }
         }
     }
@@ -240,7 +292,7 @@ fn many_hosts_are_found_without_the_trie() {
         );
         let v6 = 0x2603_1000_u128 << 96 | u128::from(number % 977) << 80 | u128::from(number);
         grants.insert(IpNet::from(IpAddr::from(v4)), Grant::new(number % 50 + 1));
-        let v6 = IpAddr::from(std::net::Ipv6Addr::from(v6));
+        let v6 = IpAddr::from(Ipv6Addr::from(v6));
         grants.insert(IpNet::from(v6), Grant::new(number % 50 + 1));
     }
     let memory = Memory::new(&grants, u32::MAX);
@@ -248,11 +300,8 @@ fn many_hosts_are_found_without_the_trie() {
     assert_eq!(index_lines(&tables.grants), memory.layout.lines);
     let mut unsure = 0;
     for (prefix, grant) in &grants {
-        let destination = match prefix.addr() {
-            IpAddr::V4(address) => Address::V4(address.octets()),
-            IpAddr::V6(address) => Address::V6(address.octets()),
-        };
-        let found = find(&&memory, &memory.layout, &destination);
+        let destination = number(prefix.addr());
+        let found = find(&&memory, &memory.layout, destination);
         if found.is_unsure() {
             unsure += 1;
         } else {
