@@ -224,8 +224,10 @@ fn ask(gateway: &Gateway<'_>, words: &[&str]) -> Result<Value> {
 fn packets_of_rule(gateway: &Gateway<'_>) -> Result<u64> {
     let rules = ask(gateway, &["rules"])?;
     let mut rules = rules.as_array().into_iter().flatten();
-    let rule = rules.find(|rule| rule["name"] == "stream").context("the rule is gone")?;
-    rule["packets"].as_u64().context("the rule counts nothing")
+    let rule = rules
+        .find(|rule| rule.get("name").is_some_and(|name| name == "stream"))
+        .context("the rule is gone")?;
+    rule.get("packets").and_then(Value::as_u64).context("the rule counts nothing")
 }
 
 // === impl Known ===
@@ -234,14 +236,15 @@ impl Known {
     fn of(gateway: &Gateway<'_>) -> Result<Self> {
         let policies = ask(gateway, &["rollback", "--list"])?;
         let numbers = policies.as_array().into_iter().flatten();
-        let mut allows = ask(gateway, &["allow", "--list"])?;
-        for allow in allows.as_array_mut().into_iter().flatten() {
-            ensure!(allow["request"]["note"] == "kept", "{allow}");
+        let allows = ask(gateway, &["allow", "--list"])?;
+        for allow in allows.as_array().into_iter().flatten() {
+            let note = allow.pointer("/request/note").and_then(Value::as_str);
+            ensure!(note == Some("kept"), "{allow}");
         }
         let names = ask(gateway, &["names", "stream.example.com"])?;
         Ok(Self {
             allows,
-            policies: numbers.map(|record| record["policy"].clone()).collect(),
+            policies: numbers.filter_map(|record| record.get("policy").cloned()).collect(),
             names: names.to_string().contains(&HOST.to_string()),
         })
     }

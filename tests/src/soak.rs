@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
+use serde_json::Value;
+
 use crate::{
     gateway::{Configuration, Gateway},
     generator::{Report, Stream},
@@ -125,12 +127,13 @@ pub fn soak(time: Duration, mut each: impl FnMut(&Row)) -> Result<Soaked> {
                 }
                 let due = ROW * u32::try_from(rows.len() + 1)?;
                 if begin.elapsed() >= due.min(time) {
-                    let names = gateway.command(&["status"])?.json()?;
+                    let status = gateway.command(&["status"])?.json()?;
+                    let names = status.pointer("/policy/addresses").and_then(Value::as_u64);
                     let row = Row {
                         after: begin.elapsed(),
                         resident: resident(&gateway)?,
                         files: files(&gateway)?,
-                        names: names["policy"]["addresses"].as_u64().context("no addresses")?,
+                        names: names.context("the status has no addresses")?,
                         asked: asked.load(Ordering::Relaxed),
                         unanswered: unanswered.load(Ordering::Relaxed),
                         reloads,

@@ -148,5 +148,5 @@ fn list(query: &QueryArgs) -> Result<ExitCode> {
 /// `3`, or `allow-3` as it is shown.
 fn id(text: &str) -> Result<u64, String> {
     let number = text.strip_prefix("allow-").unwrap_or(text);
-    number.parse().map_err(|_| "neither a number nor a rule such as allow-3".to_owned())
+    number.parse().map_err(|_no_number| "neither a number nor a rule such as allow-3".to_owned())
 }

@@ -102,10 +102,8 @@ pub(super) fn run(args: &ApplyArgs) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    let confirm_within_s = match args.confirm_within {
-        Some(time) => Some(u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
-        None => None,
-    };
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    let confirm_within_s = args.confirm_within.map(seconds);
     let request = ApplyRequest { policy, confirm_within_s, reload: wish(args.force) };
     let applied: Applied = ask(socket, &Request::Apply(request))?;
     tell(&args.query, &applied)

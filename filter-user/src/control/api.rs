@@ -248,33 +248,40 @@ pub fn document() -> Value {
             Answers::Document => (JSON, json!({"type": "object"})),
         };
         let refused = |why: &str| json!({"description": why, "content": {JSON: {"schema": error}}});
-        let mut operation = json!({
-            "summary": endpoint.summary,
-            "description": match endpoint.access {
-                Access::Read => "For whoever may open the socket.",
-                Access::Write => "For root.",
-            },
-            "responses": {
+        let mut operation = Map::new();
+        let mut describe = |key: &str, value: Value| operation.insert(key.to_owned(), value);
+        describe("summary", endpoint.summary.into());
+        let by = match endpoint.access {
+            Access::Read => "For whoever may open the socket.",
+            Access::Write => "For root.",
+        };
+        describe("description", by.into());
+        describe(
+            "responses",
+            json!({
                 "200": {"description": "The answer", "content": {media: {"schema": answer}}},
                 "400": refused("The request is not what this takes"),
                 "403": refused("The caller may not do this"),
                 "409": refused("It can't be done, and nothing was changed"),
                 "503": refused("Too many clients, or the daemon is ending"),
-            },
-        });
+            }),
+        );
         if let Some(takes) = endpoint.takes {
             let schema = takes(&mut generator).to_value();
-            operation["requestBody"] =
-                json!({"required": true, "content": {JSON: {"schema": schema}}});
+            let body = json!({"required": true, "content": {JSON: {"schema": schema}}});
+            describe("requestBody", body);
         }
         if endpoint.path.contains("{id}") {
-            operation["parameters"] = json!([{
+            let id = json!({
                 "name": "id", "in": "path", "required": true,
                 "schema": {"type": "integer", "minimum": 0},
-            }]);
+            });
+            describe("parameters", json!([id]));
         }
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
-        path[endpoint.method.name().to_ascii_lowercase()] = operation;
+        if let Value::Object(path) = path {
+            path.insert(endpoint.method.name().to_ascii_lowercase(), operation.into());
+        }
     }
     let schemas = generator.take_definitions(true);
     json!({
