@@ -19,6 +19,7 @@ mod man;
 mod metrics;
 mod names;
 mod output;
+mod progress;
 mod reload;
 mod resolve;
 mod rules;

@@ -16,6 +16,7 @@ use clap::Args;
 use super::{
     QueryArgs, diff,
     output::{self, Table},
+    progress,
     reload::wish,
     values,
 };
@@ -83,12 +84,17 @@ pub(super) struct RollbackArgs {
     force: bool,
 }
 
+/// What takes long where there are many prefixes.
+const IN_FORCE: &str = "putting the policy in force";
+
 pub(super) fn run(args: &ApplyArgs) -> Result<ExitCode> {
     let policy = read(&args.directory)?;
     let socket = &args.query.socket;
     let asks = !args.yes && io::stdin().is_terminal() && io::stdout().is_terminal();
     if args.preview || asks {
-        let preview: Preview = ask(socket, &Request::Preview(policy.clone()))?;
+        let question = Request::Preview(policy.clone());
+        let preview: Preview =
+            progress::show("comparing with the policy in force", || ask(socket, &question))?;
         if args.query.json && args.preview {
             output::json(&preview)?;
             return Ok(ExitCode::SUCCESS);
@@ -105,7 +111,8 @@ pub(super) fn run(args: &ApplyArgs) -> Result<ExitCode> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     let confirm_within_s = args.confirm_within.map(seconds);
     let request = ApplyRequest { policy, confirm_within_s, reload: wish(args.force) };
-    let applied: Applied = ask(socket, &Request::Apply(request))?;
+    let request = Request::Apply(request);
+    let applied: Applied = progress::show(IN_FORCE, || ask(socket, &request))?;
     tell(&args.query, &applied)
 }
 
@@ -128,7 +135,8 @@ pub(super) fn rollback(args: &RollbackArgs) -> Result<ExitCode> {
         return list(&args.query);
     }
     let request = RollbackRequest { to: args.number, reload: wish(args.force) };
-    let applied: Applied = ask(&args.query.socket, &Request::Rollback(request))?;
+    let request = Request::Rollback(request);
+    let applied: Applied = progress::show(IN_FORCE, || ask(&args.query.socket, &request))?;
     tell(&args.query, &applied)
 }
 

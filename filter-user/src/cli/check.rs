@@ -8,7 +8,7 @@ use clap::Args;
 use filter_common::wire::NO_PORTS;
 use serde::Serialize;
 
-use super::{ConfigArgs, output};
+use super::{ConfigArgs, output, progress};
 use crate::{
     compile::{CounterLedger, Footprint, Host, HostNic, compile},
     names::Snapshot,
@@ -75,7 +75,7 @@ struct Counts {
 }
 
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode> {
-    let checked = check(args);
+    let checked = progress::show("checking", || check(args));
     if args.json {
         output::json(&checked)?;
     } else {

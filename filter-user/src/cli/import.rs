@@ -17,7 +17,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::ValueEnum;
 
 use self::{output::source_name, replace::replace};
-use super::check;
+use super::{check, progress};
 use crate::{
     compile::{CounterLedger, compile},
     document::{
@@ -128,7 +128,7 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
     {
         bail!("{}: this is an input; write the policy to another file", output.display());
     }
-    let document = document(&args)?;
+    let document = progress::show("reading", || document(&args))?;
     for warning in &document.warnings {
         let name = source_name(&document, warning.source);
         eprintln!("{name}:{}: warning: {}", warning.line, warning.text);

@@ -4,7 +4,7 @@
 
 mod journal;
 
-use std::{env, io, io::IsTerminal as _};
+use std::{env, ffi::OsStr, io, io::IsTerminal as _};
 
 use nix::sys::stat::fstat;
 use tracing::{Level, level_filters::LevelFilter};
@@ -14,6 +14,9 @@ use self::journal::Journal;
 
 /// Where systemd says which file the journal reads: its device and inode.
 const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
+
+/// By which users say that they want no colour (no-color.org): set, and not empty.
+const NO_COLOR: &str = "NO_COLOR";
 
 /// Begins to log.
 pub(super) fn begin(level: Level) {
@@ -39,9 +42,15 @@ fn to_standard_error(level: Level) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(
+            io::stderr().is_terminal() && !is_colour_unwanted(env::var_os(NO_COLOR).as_deref()),
+        )
         .with_target(false)
         .init();
+}
+
+fn is_colour_unwanted(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| !value.is_empty())
 }
 
 /// Whether `DEVICE:INODE` is the standard error output, which may have been led elsewhere since.
@@ -52,6 +61,13 @@ fn is_standard_error(stream: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_wish_is_none() {
+        assert!(is_colour_unwanted(Some(OsStr::new("1"))));
+        assert!(!is_colour_unwanted(Some(OsStr::new(""))));
+        assert!(!is_colour_unwanted(None));
+    }
 
     #[test]
     fn only_the_very_file_is_the_journals() {

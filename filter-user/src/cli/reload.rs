@@ -6,7 +6,7 @@ use std::{env, process::ExitCode};
 use anyhow::Result;
 use clap::Args;
 
-use super::{QueryArgs, output};
+use super::{QueryArgs, output, progress};
 use crate::control::{
     client::ask,
     protocol::{Care, ReloadRequest, Reloaded, Request, Session},
@@ -28,7 +28,9 @@ pub(super) struct ReloadArgs {
 }
 
 pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode> {
-    let reloaded: Reloaded = ask(&args.query.socket, &Request::Reload(wish(args.force)))?;
+    let request = Request::Reload(wish(args.force));
+    let reloaded: Reloaded =
+        progress::show("putting the policy in force", || ask(&args.query.socket, &request))?;
     if args.query.json {
         output::json(&reloaded)?;
         return Ok(ExitCode::SUCCESS);

@@ -433,6 +433,22 @@ mod tests {
         assert_eq!(seen.len(), endpoints().len(), "an endpoint that no request is for");
     }
 
+    /// `UPDATE_EXPECTED=1` writes it anew.
+    #[test]
+    fn the_page_is_the_document() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+        let text = format!("{}\n", serde_json::to_string_pretty(&document()).unwrap());
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let page = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            page == text,
+            "{} is of another version; UPDATE_EXPECTED=1 mends it",
+            path.display()
+        );
+    }
+
     #[test]
     fn what_only_tells_may_be_read_and_the_rest_is_roots() {
         for endpoint in endpoints() {
