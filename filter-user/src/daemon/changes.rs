@@ -7,6 +7,7 @@
 //! can be done meanwhile.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -29,7 +30,7 @@ use crate::{
         server::Caller,
     },
     policy::{
-        Policy,
+        NicName, Policy,
         load::{Diagnostic, Loaded},
     },
 };
@@ -135,6 +136,13 @@ impl Daemon {
                 "the time to confirm a policy is from {} to {} seconds, not {seconds}",
                 CONFIRM_WITHIN.start(),
                 CONFIRM_WITHIN.end()
+            );
+        }
+        // Without a daemon nobody could put the programs of the policy before back on its NICs.
+        if sides(&loaded.policy) != sides(&self.policy) {
+            bail!(
+                "the policy has other NICs than the one in force, and what was taken off a NIC could not be \
+                 put back without a daemon; apply it without --confirm-within"
             );
         }
         // It has to end on time, and can't while both slots are in use.
@@ -386,6 +394,12 @@ impl Daemon {
             ),
         }
     }
+}
+
+/// The NICs on each side.
+fn sides(policy: &Policy) -> [BTreeSet<&NicName>; 2] {
+    let gateway = &policy.gateway;
+    [gateway.inside.iter().collect(), gateway.outside.iter().collect()]
 }
 
 /// The daemon's own wishes concern nobody's session.

@@ -188,6 +188,10 @@ fn policies_are_previewed_applied_and_taken_back() {
     ] {
         refused(&gateway.command(&words(line, &other)).unwrap(), expected);
     }
+    let inside = GATEWAY.replace(r#"outside = ["wan0"]"#, "outside = []");
+    let inside = directory(&parent, "i", &[("gateway.toml", &inside), ("policy.d/a.toml", POLICY)]);
+    let line = words("apply DIR --yes --confirm-within 60s", &inside);
+    refused(&gateway.command(&line).unwrap(), "other NICs");
     ask(&gateway, &words("apply DIR --yes --confirm-within 60s", &other));
     check_tcp(client, CLOSED, Outcome::Answered);
     check_tcp(client, OPEN, Outcome::Silence);

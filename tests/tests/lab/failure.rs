@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a daemon that can't do its work says, and that it leaves nothing half-done.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use sluice_lab::{
     dns_server::DnsServer,
@@ -118,6 +124,55 @@ fn an_unreadable_policy_is_named() {
     assert!(refused.contains("policy.d/zz.toml"), "{refused}");
     check_off(&lab.gateway, "lan0");
     assert!(gateway.pins().pins().is_empty());
+}
+
+#[test]
+fn a_configuration_that_others_may_write_is_refused() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let _listeners = Listeners::start(&lab.internet, [443], []).unwrap();
+    let mut gateway = Gateway::new(&lab, &configuration()).unwrap();
+    let file = gateway.configuration().join("policy.d/test.toml");
+    let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o666);
+    let refused = refuse(bounded(&lab.gateway, &gateway));
+    assert!(refused.contains("test.toml may be written by everybody"), "{refused}");
+    assert!(refused.contains("chmod o-w"), "{refused}");
+    check_off(&lab.gateway, "lan0");
+    assert!(gateway.pins().pins().is_empty());
+
+    mode(0o644);
+    gateway.start().unwrap();
+    mode(0o666);
+    let refused = gateway.command(&["reload"]).unwrap();
+    assert!(refused.stderr.contains("may be written by everybody"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("stays in force"), "{}", refused.stderr);
+    check_tcp(&lab.client, "104.46.162.96:443", Outcome::Answered);
+    mode(0o644);
+    chown(&file, Some(65_534), None).unwrap();
+    let refused = gateway.command(&["reload"]).unwrap();
+    assert!(refused.stderr.contains("belongs to user 65534"), "{}", refused.stderr);
+}
+
+#[test]
+fn pins_of_a_newer_version_are_left_alone() {
+    let lab = Topology::new(Clients::One).unwrap();
+    let gateway = Gateway::new(&lab, &configuration()).unwrap();
+    let newer = gateway.pins().path().join("v99/maps");
+    fs::create_dir_all(&newer).unwrap();
+    let refused = refuse(bounded(&lab.gateway, &gateway));
+    assert!(refused.contains("a newer Sluice (layout 99"), "{refused}");
+    check_off(&lab.gateway, "lan0");
+    assert!(newer.is_dir());
+    assert!(gateway.pins().pins().is_empty());
+    fs::remove_dir(&newer).unwrap();
+    fs::remove_dir(newer.parent().unwrap()).unwrap();
+    // What is none of ours is none of ours.
+    let other = gateway.pins().path().join("somebody");
+    fs::create_dir_all(&other).unwrap();
+    let refused = refuse(bounded(&lab.gateway, &gateway));
+    assert!(refused.contains("none of Sluice's pins"), "{refused}");
+    fs::remove_dir(&other).unwrap();
 }
 
 /// Runs a gateway's daemon, which should end by itself.
