@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::task::spawn_blocking;
 
 use super::{
     Daemon,
@@ -77,12 +78,20 @@ impl Daemon {
     ) -> Result<Applied> {
         self.refuse_while_provisional()?;
         let from = PathBuf::from(&request.policy.from);
-        let incoming = self.history.take(&request.policy.files, &from)?;
-        drop(request.policy.files);
-        check_room(&incoming)?;
-        let loaded = incoming.load().map_err(|errors| {
-            anyhow!("the policy is broken, and nothing was changed:\n{errors}")
-        })?;
+        // Clients wait for answers meanwhile.
+        let reading = {
+            let (history, files, from) = (self.history.clone(), request.policy.files, from.clone());
+            spawn_blocking(move || -> Result<_> {
+                let incoming = history.take(&files, &from)?;
+                drop(files);
+                check_room(&incoming)?;
+                let loaded = incoming.load().map_err(|errors| {
+                    anyhow!("the policy is broken, and nothing was changed:\n{errors}")
+                })?;
+                Ok((incoming, loaded))
+            })
+        };
+        let (incoming, loaded) = self.hearing(reading).await??;
         let next_start =
             if from == self.options.config { NextStart::Configuration } else { NextStart::Copy };
         let to_be_kept =

@@ -32,7 +32,7 @@ const RECORD: &str = "record.json";
 const CURRENT: &str = "current.json";
 
 /// The policies that are kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct History {
     folder: PathBuf,
     current: Option<Current>,

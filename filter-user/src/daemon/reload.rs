@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use filter_common::wire::FlowKey;
+use tokio::task::spawn_blocking;
 
 use super::{
     Daemon,
@@ -82,9 +83,14 @@ impl Daemon {
     }
 
     async fn try_reload(&mut self, request: &ReloadRequest, caller: &Caller) -> Result<Reloaded> {
-        let directory = &self.options.config;
-        permissions::check_configuration(directory).context(KEPT)?;
-        let (incoming, loaded) = read_configuration(&self.history, directory)?;
+        let directory = self.options.config.clone();
+        permissions::check_configuration(&directory).context(KEPT)?;
+        // Clients wait for answers meanwhile.
+        let reading = {
+            let (history, directory) = (self.history.clone(), directory.clone());
+            spawn_blocking(move || read_configuration(&history, &directory))
+        };
+        let (incoming, loaded) = self.hearing(reading).await??;
         let loaded = loaded.map_err(|errors| {
             let directory = directory.display();
             anyhow!("the configuration in {directory} is broken, and {KEPT}:\n{errors}")
