@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Extension, RawPathParams, State},
+    extract::{Extension, RawPathParams, State},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse as _, Response},
     routing,
@@ -59,7 +59,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(180);
 /// The longest head of a request.
 const MAX_HEAD: usize = 16 << 10;
-/// Readers' connections that wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
+/// Connections that wait to be accepted; the kernel bounds it by `net.core.somaxconn`.
 const BACKLOG: u32 = 1024;
 
 /// A request on its way to the daemon's loop, and where the reply goes.
@@ -316,7 +316,7 @@ fn router(shared: Shared, wanted: impl Fn(&Endpoint) -> bool) -> Router {
             Method::Post => routing::post(handler),
             Method::Delete => routing::delete(handler),
         };
-        router = router.route(endpoint.path, method.layer(DefaultBodyLimit::max(endpoint.limit)));
+        router = router.route(endpoint.path, method);
     }
     router
         .fallback(|| async {

@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Daemon,
-    history::{Incoming, NextStart},
+    history::{Incoming, NextStart, Place},
     live::{LiveAllows, Now},
     reload::{Deadline, Replaced, Term, check_room},
     tables::Standing,
@@ -82,7 +82,7 @@ impl Daemon {
         let reading = {
             let (history, files, from) = (self.history.clone(), request.policy.files, from.clone());
             spawn_blocking(move || -> Result<_> {
-                let incoming = history.take(&files, &from)?;
+                let incoming = history.take(&files, &from, Place::Incoming)?;
                 drop(files);
                 check_room(&incoming)?;
                 let loaded = incoming.load().map_err(|errors| {
@@ -194,8 +194,8 @@ impl Daemon {
         let policy = self.keep_in_history(incoming, to_be_kept);
         // What was left alone so that one could go back is settled now.
         let loaded = self.loaded_again();
-        let forced = forced();
-        let cut_flows = match self.replace_policy(loaded, &forced, Term::ForGood).await {
+        let wish = own_wish();
+        let cut_flows = match self.replace_policy(loaded, &wish, Term::ForGood).await {
             Ok(replaced) => replaced.reloaded.cut_flows,
             Err(error) => {
                 tracing::error!("flows that the policy denies may go on: {error:#}");
@@ -208,11 +208,9 @@ impl Daemon {
     /// Goes back to the policy before one that nobody confirmed in time.
     pub(super) async fn give_up_provisional(&mut self) {
         tracing::warn!("nobody confirmed the policy in time: the one before is in force again");
-        if let Err(error) = self.revert(&forced()).await {
-            let message =
-                format!("the policy before is in force again, but not all of it: {error:#}");
-            tracing::error!("{message}; it is tried again");
-            self.tables_error = Some(message);
+        // What went wrong is told already, and tried again.
+        if let Err(error) = self.revert(&own_wish()).await {
+            tracing::debug!("{error:#}");
         }
     }
 
@@ -228,9 +226,13 @@ impl Daemon {
         let Provisional { before, warnings_before, .. } = provisional;
         let loaded = Loaded { policy: before.clone(), warnings: warnings_before };
         let result = self.replace_policy(loaded, request, Term::ForGood).await;
-        if result.is_err() {
+        if let Err(error) = &result {
             // The tables are its own already; what failed is tried again with what it says.
             self.policy = before;
+            let message =
+                format!("the policy before is in force again, but not all of it: {error:#}");
+            tracing::error!("{message}; it is tried again");
+            self.tables_error = Some(message);
         }
         result.map(|replaced| replaced.reloaded)
     }
@@ -354,6 +356,9 @@ impl Daemon {
         if self.provisional.is_some() {
             return None;
         }
+        if !self.live.has_end() {
+            return None;
+        }
         let left = self.live.next_end(&Now::read().ok()?)?;
         // What could not be taken back is tried again a little later.
         let pause =
@@ -368,7 +373,7 @@ impl Daemon {
         let result = match self.live.save(&self.state) {
             Ok(()) => {
                 let loaded = self.loaded_again();
-                let replaced = self.replace_policy(loaded, &forced(), Term::ForGood).await;
+                let replaced = self.replace_policy(loaded, &own_wish(), Term::ForGood).await;
                 replaced.map(|replaced| replaced.reloaded)
             }
             Err(error) => Err(error),
@@ -412,7 +417,7 @@ fn sides(policy: &Policy) -> [BTreeSet<&NicName>; 2] {
 }
 
 /// The daemon's own wishes concern nobody's session.
-fn forced() -> ReloadRequest {
+fn own_wish() -> ReloadRequest {
     ReloadRequest::default()
 }
 

@@ -72,6 +72,24 @@ pub(super) struct Record {
     digests: BTreeMap<String, String>,
 }
 
+/// What files are taken in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// They are to be put in force.
+    Incoming,
+    /// They are only looked at, maybe while others wait to be confirmed.
+    Preview,
+}
+
+impl Place {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Incoming => INCOMING,
+            Self::Preview => "preview",
+        }
+    }
+}
+
 /// Files that may become a policy.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -117,7 +135,7 @@ impl History {
     ///
     /// A file can't be read or written.
     pub(super) fn copy(&self, directory: &Path) -> Result<Incoming> {
-        let mut incoming = self.begin(directory)?;
+        let mut incoming = self.begin(directory, INCOMING)?;
         let mut take = |name: &str, path: &Path| -> Result<()> {
             let complaint = || format!("{} can't be read", path.display());
             let found = fs::metadata(path).with_context(complaint)?;
@@ -139,7 +157,12 @@ impl History {
     /// # Errors
     ///
     /// A name is none of a configuration's, or a file can't be written.
-    pub(super) fn take(&self, files: &BTreeMap<String, String>, from: &Path) -> Result<Incoming> {
+    pub(super) fn take(
+        &self,
+        files: &BTreeMap<String, String>,
+        from: &Path,
+        place: Place,
+    ) -> Result<Incoming> {
         for name in files.keys() {
             let plain = name.strip_prefix(POLICY_FOLDER).and_then(|rest| rest.strip_prefix('/'));
             let is_policy = plain.is_some_and(|file| {
@@ -154,13 +177,13 @@ impl History {
                  {POLICY_FOLDER}/NAME.toml"
             );
         }
-        let mut incoming = self.begin(from)?;
+        let mut incoming = self.begin(from, place.folder())?;
         files.iter().try_for_each(|(name, text)| incoming.put(name, text.as_bytes()))?;
         Ok(incoming)
     }
 
-    fn begin(&self, from: &Path) -> Result<Incoming> {
-        let folder = self.folder.join(INCOMING);
+    fn begin(&self, from: &Path, place: &str) -> Result<Incoming> {
+        let folder = self.folder.join(place);
         if folder.exists() {
             fs::remove_dir_all(&folder)
                 .with_context(|| format!("{} can't be removed", folder.display()))?;
@@ -367,7 +390,7 @@ mod tests {
     }
 
     fn keep(history: &mut History, state: &StateDirectory, name: &str) -> u64 {
-        let incoming = history.take(&files(name), Path::new("/etc/x")).unwrap();
+        let incoming = history.take(&files(name), Path::new("/etc/x"), Place::Incoming).unwrap();
         incoming.load().unwrap();
         history.keep(state, incoming, "apply", ("root", 1, 1), NextStart::Copy).unwrap()
     }
@@ -400,6 +423,18 @@ mod tests {
         assert_eq!(list.first().unwrap().0, 30);
         assert_eq!(rule(&history, 11), "rule-11");
         assert!(history.load(10).unwrap_err().to_string().contains("there is no policy 10"));
+    }
+
+    #[test]
+    fn a_preview_leaves_alone_what_waits_to_be_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::create(directory.path()).unwrap();
+        let (mut history, _) = History::open(&state);
+        let from = Path::new("/etc/x");
+        let waiting = history.take(&files("one"), from, Place::Incoming).unwrap();
+        history.take(&files("two"), from, Place::Preview).unwrap();
+        history.keep(&state, waiting, "apply", ("root", 1, 1), NextStart::Copy).unwrap();
+        assert_eq!(rule(&history, 1), "one");
     }
 
     #[test]
@@ -446,7 +481,8 @@ mod tests {
             ["/etc/passwd", "../x.toml", "policy.d/../x.toml", "policy.d/.toml", "policy.d/a", ""]
         {
             let files = [(name.to_owned(), String::new())].into();
-            let error = history.take(&files, Path::new("/")).unwrap_err().to_string();
+            let error =
+                history.take(&files, Path::new("/"), Place::Incoming).unwrap_err().to_string();
             assert!(error.contains("no file of a configuration"), "{name}: {error}");
         }
     }

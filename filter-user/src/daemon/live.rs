@@ -162,6 +162,11 @@ impl LiveAllows {
         (rest.allows.len() < self.allows.len()).then_some(rest)
     }
 
+    /// Whether any of them ends by itself.
+    pub(super) fn has_end(&self) -> bool {
+        self.allows.values().any(|allow| allow.end.is_some())
+    }
+
     /// How long until the next one ends.
     pub(super) fn next_end(&self, now: &Now) -> Option<Duration> {
         let left = self.allows.values().filter_map(|allow| allow.left(now));

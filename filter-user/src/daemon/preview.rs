@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::{
     Daemon,
+    history::Place,
     judge::{Flows, Judge, local, remote},
     nics,
     reload::check_room,
@@ -26,7 +27,8 @@ const FEW: usize = 20;
 impl Daemon {
     /// Says what a policy would change.
     pub(super) async fn preview(&mut self, files: &Files) -> Result<Preview> {
-        let incoming = self.history.take(&files.files, &PathBuf::from(&files.from))?;
+        let incoming =
+            self.history.take(&files.files, &PathBuf::from(&files.from), Place::Preview)?;
         check_room(&incoming)?;
         let mut loaded =
             incoming.load().map_err(|errors| anyhow!("the policy is broken:\n{errors}"))?;

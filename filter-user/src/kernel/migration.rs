@@ -128,7 +128,7 @@ impl Migration {
     ///
     /// A pin can't be removed.
     pub fn finish(self) -> Result<()> {
-        self.older.into_iter().try_for_each(PinDirectory::remove_pins)
+        self.older.iter().try_for_each(PinDirectory::remove_pins)
     }
 
     /// Puts the older programs back on links that have new ones already, and removes our pins.
@@ -144,7 +144,7 @@ impl Migration {
                 })?;
             }
         }
-        pins.remove_own_pins()
+        pins.remove_pins()
     }
 }
 

@@ -184,12 +184,7 @@ impl PinDirectory {
     }
 
     /// Removes these pins; what other pins hold goes on.
-    pub(super) fn remove_pins(self) -> Result<()> {
-        remove_tree(&self.layout)
-    }
-
-    /// As [`Self::remove_pins`], where the lock is still needed.
-    pub(super) fn remove_own_pins(&self) -> Result<()> {
+    pub(super) fn remove_pins(&self) -> Result<()> {
         remove_tree(&self.layout)
     }
 
