@@ -9,11 +9,12 @@
 use crate::{
     address::Number,
     decide::{DNS_PORT, advance, look_up},
-    flow::{self, Flow as _, Way},
+    egress::{Ingress, Side},
+    flow::{self, Flow as _, FlowState, Load, Way},
     frame::{Frame, Head},
     index::Found,
     parse::{ethertype, protocol},
-    tables::{Class, Shortcuts, Tables},
+    tables::{Class, Role, Shortcuts, Tables},
     verdict::{DropReason, PassReason, Verdict},
     wire::{FlowKey, Grant, Permit, Selector, SlotSettings},
 };
@@ -39,9 +40,14 @@ pub struct Packet {
 }
 
 /// The verdict on a frame that entered an inside NIC; `None` where [`decide`](crate::decide::decide)
-/// has to be asked. What is dropped without an answer is counted as left out by sampling.
+/// has to be asked. What is dropped without an answer is counted as left out by sampling. `key` is asked for where
+/// flows are.
 #[inline(always)]
-pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) -> Option<Verdict> {
+pub fn fast_inside<'k, F: Frame + ?Sized, S: Shortcuts>(
+    frame: &F,
+    shortcuts: &S,
+    key: impl FnOnce() -> Option<&'k mut FlowKey>,
+) -> Option<Verdict> {
     let packet = read(frame)?;
     let destination = packet.destination;
     if is_special(destination) {
@@ -67,10 +73,19 @@ pub fn fast_inside<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) ->
     match judge(tables, &packet, settings, (grant, class, selector))? {
         Verdict::Drop(reason) => {
             let answered = settings.flags & SlotSettings::REJECT != 0;
-            if answered || settings.mode == SlotSettings::AUDIT || !shortcuts.skips_sample() {
+            if answered || settings.mode == SlotSettings::AUDIT {
                 return None;
             }
-            Some(Verdict::Drop(reason))
+            // No flow excuses a false source, and a connection that a client opens is the policy's affair alone.
+            let opens = packet.protocol == protocol::TCP && flow::opens(packet.tcp_flags);
+            if reason != DropReason::SpoofedSource
+                && settings.flags & (SlotSettings::FOLLOW | SlotSettings::KEEP) != 0
+                && !opens
+                && may_go_on(tables, &packet, settings, key()?)
+            {
+                return None;
+            }
+            if shortcuts.skips_sample() { Some(Verdict::Drop(reason)) } else { None }
         }
         verdict => {
             // The next packet finds the mark, and what is remembered then has nothing left to be done.
@@ -120,6 +135,49 @@ pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
     let state = flow::incoming(found.state(), found.origin(), protocol, tcp_flags).ok()?;
     advance(frame, tables, &found, state);
     Some(Verdict::Pass(PassReason::Reply))
+}
+
+/// The verdict on a frame that leaves by a NIC as part of a flow, which it is counted in; `None` where
+/// [`egress`](crate::egress::egress) has to be asked.
+#[inline(always)]
+pub fn fast_egress<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    key: &mut FlowKey,
+    side: Side,
+    ingress: Ingress,
+    segments: u32,
+) -> Option<Verdict> {
+    let reason = match (side, ingress) {
+        (_, Ingress::Own) => PassReason::Own,
+        (_, Ingress::Inside) | (Side::Inside, Ingress::Foreign) => PassReason::Forwarded,
+        (Side::Inside | Side::Outside, Ingress::Outside) | (Side::Outside, Ingress::Foreign) => {
+            return None;
+        }
+    };
+    if segments != 1 {
+        return None;
+    }
+    let packet = read(frame)?;
+    let is_question = packet.destination_port == DNS_PORT
+        && tables.settings().flags & SlotSettings::INTERCEPT != 0;
+    if is_question || is_special(packet.destination) || is_special(packet.source) {
+        return None;
+    }
+    packet.set_key(key, Way::Outgoing);
+    let found = tables.flow(key)?;
+    let clock = tables.clock();
+    if !found.is_live(clock, packet.protocol) {
+        return None;
+    }
+    let state = flow::outgoing(found.state(), found.origin(), packet.protocol, packet.tcp_flags)?;
+    if state == FlowState::Cut {
+        return None;
+    }
+    if tables.role() == Role::Enforcing {
+        found.advance(clock.now, state, Way::Outgoing, Load { packets: 1, bytes: frame.len() });
+    }
+    Some(Verdict::Pass(reason))
 }
 
 impl Packet {
@@ -280,10 +338,30 @@ fn judge<T: Tables>(
             Err(reason) => reason,
         }
     };
-    // It may belong to a flow.
-    let opens = packet.protocol == protocol::TCP && flow::opens(packet.tcp_flags);
-    if settings.flags & (SlotSettings::FOLLOW | SlotSettings::KEEP) != 0 && !opens {
-        return None;
-    }
     Some(Verdict::Drop(reason))
+}
+
+/// Whether there is any flow that a client's denied packet may belong to; whether it does is then for `decide` to
+/// say.
+#[inline(always)]
+fn may_go_on<T: Tables>(
+    tables: &T,
+    packet: &Packet,
+    settings: SlotSettings,
+    key: &mut FlowKey,
+) -> bool {
+    let follows = settings.flags & SlotSettings::FOLLOW != 0;
+    packet.set_key(key, Way::Incoming);
+    if follows && tables.flow(key).is_some() {
+        return true;
+    }
+    packet.set_key(key, Way::Outgoing);
+    if follows && tables.flow(key).is_some() {
+        return true;
+    }
+    if settings.flags & SlotSettings::KEEP != 0 && tables.is_kept(key) {
+        return true;
+    }
+    key.local_port = 0;
+    follows && tables.flow(key).is_some()
 }

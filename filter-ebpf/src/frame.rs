@@ -62,6 +62,13 @@ impl<'a> PacketFrame<'a> {
         Self { packet: Packet::Entering(context), start, end, length, cell }
     }
 
+    /// The frame of a packet that leaves, for the fast path: nothing is brought together.
+    #[inline(always)]
+    pub(crate) fn first_buffer_of_tc(context: &'a TcContext, cell: *mut u32) -> Self {
+        let (start, end) = (context.data(), context.data_end());
+        Self { packet: Packet::Leaving(context), start, end, length: context.len(), cell }
+    }
+
     /// The frame of a packet that leaves.
     #[inline(always)]
     pub(crate) fn of_tc(context: &'a TcContext, cell: *mut u32) -> Self {

@@ -10,6 +10,7 @@
 mod atomic;
 #[cfg(feature = "bench")]
 mod bench;
+mod branchless;
 mod events;
 mod frame;
 mod index;
@@ -27,19 +28,19 @@ use aya_ebpf::{
 use filter_common::{
     decide::{Decision, decide},
     egress::{Ingress, Side, egress},
-    fast_path::{fast_inside, fast_outside},
+    fast_path::{fast_egress, fast_inside, fast_outside},
     frame::Frame as _,
     outside::decide_outside,
     parse::Headers,
     reject::{Answer, answer_to, tells},
     tables::{Mode, Role, Tables as _},
     verdict::Verdict,
-    wire::{COUNTERS_PER_NIC, MAX_NICS, interface},
+    wire::{COUNTERS_PER_NIC, FlowKey, MAX_NICS, interface},
 };
 
 use crate::{
     frame::PacketFrame,
-    maps::{COUNTERS, EGRESS_SCRATCH, INTERFACES, MOMENT, SCRATCH},
+    maps::{COUNTERS, EGRESS_SCRATCH, INTERFACES, MOMENT, SCRATCH, Scratch},
     remembered::Memory,
     tables::{FastSlot, Slot},
 };
@@ -150,13 +151,8 @@ fn fast(context: &XdpContext, side: Side, nic: u32) -> Option<u32> {
     let slot = FastSlot::active(nic, lines, remembered)?;
     let frame = PacketFrame::first_buffer(context, Memory::cell(remembered));
     let verdict = match side {
-        Side::Inside => fast_inside(&frame, &slot)?,
-        Side::Outside => {
-            let scratch = SCRATCH.get_ptr_mut(0)?;
-            // SAFETY: as in `ingress`.
-            let key = unsafe { &mut (*scratch).workspace.key };
-            fast_outside(&frame, &slot, key)?
-        }
+        Side::Inside => fast_inside(&frame, &slot, flow_key)?,
+        Side::Outside => fast_outside(&frame, &slot, flow_key()?)?,
     };
     // What is dropped in audit mode is none of the fast path's.
     count(nic, verdict.counter(Mode::Enforce), frame.len());
@@ -164,6 +160,14 @@ fn fast(context: &XdpContext, side: Side, nic: u32) -> Option<u32> {
         Verdict::Permit(_) | Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
     })
+}
+
+/// Where the fast path writes the key of a packet's flow.
+#[inline(always)]
+fn flow_key() -> Option<&'static mut FlowKey> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: as in `ingress`.
+    Some(unsafe { &mut (*scratch).workspace.key })
 }
 
 /// Follows what leaves by a NIC.
@@ -182,16 +186,42 @@ fn sluice_egress(context: TcContext) -> i32 {
     let (from, segments) =
         unsafe { ((*context.skb.skb).ingress_ifindex, (*context.skb.skb).gso_segs) };
     let side = if global(&SIDE) == interface::OUTSIDE { Side::Outside } else { Side::Inside };
+    let segments = if segments == 0 { 1 } else { segments };
+    if fast_leaving(&context, scratch, nic, side, ingress_of(from), segments).is_some() {
+        return TC_NEXT;
+    }
     let frame = PacketFrame::of_tc(&context, &raw mut scratch.cell);
     let Some(slot) = Slot::active(nic, role(), global(&LINES), &raw mut scratch.cell) else {
         return TC_ACT_SHOT;
     };
-    let segments = if segments == 0 { 1 } else { segments };
     let workspace = &mut scratch.workspace;
     let verdict = egress(&frame, &slot, workspace, side, ingress_of(from), segments);
     let mode = slot.mode();
     record(nic, &frame, &workspace.headers, verdict, mode);
     if verdict.passes(mode) { TC_NEXT } else { TC_ACT_SHOT }
+}
+
+/// Counts a packet that the fast path knows the flow of, and leaves nothing else to do.
+#[inline(always)]
+fn fast_leaving(
+    context: &TcContext,
+    scratch: &mut Scratch,
+    nic: u32,
+    side: Side,
+    from: Ingress,
+    segments: u32,
+) -> Option<()> {
+    let lines = global(&LINES);
+    if lines == 0 || role() != Role::Enforcing {
+        return None;
+    }
+    let frame = PacketFrame::first_buffer_of_tc(context, &raw mut scratch.cell);
+    let slot = Slot::active(nic, Role::Enforcing, lines, &raw mut scratch.cell)?;
+    let key = &mut scratch.workspace.key;
+    let verdict = fast_egress(&frame, &slot, key, side, from, segments)?;
+    // It passes in any mode.
+    count(nic, verdict.counter(Mode::Enforce), frame.len());
+    Some(())
 }
 
 /// Changes the index.

@@ -24,11 +24,15 @@ use filter_common::{
     wire::{Active, Grant, Permit, STRIPE_BITS, Selector},
 };
 
-use crate::maps::{MOVES, REMEMBERED};
+use crate::{
+    branchless::is_less,
+    maps::{MOVES, REMEMBERED},
+};
 
-/// Entries, as powers of two.
-const GRANTS4_BITS: u32 = 14;
-const GRANTS6_BITS: u32 = 13;
+/// Pairs of destinations, as powers of two.
+const PAIRS4_BITS: u32 = 13;
+const PAIRS6_BITS: u32 = 12;
+/// Sources, likewise.
 const CLASSES_BITS: u32 = 12;
 
 /// All that one CPU remembers.
@@ -42,14 +46,26 @@ pub(crate) struct Remembered {
     cell: u32,
     /// Up to the end of the processor's line, so that no entry lies in two of them.
     rest: [u32; 11],
-    grants4: [KnownGrant4; 1 << GRANTS4_BITS],
-    grants6: [KnownGrant6; 1 << GRANTS6_BITS],
+    tags4: [Tags; 1 << PAIRS4_BITS],
+    tags6: [Tags; 1 << PAIRS6_BITS],
+    grants4: [[KnownGrant4; 2]; 1 << PAIRS4_BITS],
+    grants6: [[KnownGrant6; 2]; 1 << PAIRS6_BITS],
     classes: [KnownClass; 1 << CLASSES_BITS],
 }
 
-const _: () = assert!(core::mem::offset_of!(Remembered, grants4) == 64);
+// So that no destination lies in two lines. Were the types themselves aligned to lines, the compiler for the
+// target would fail where one is copied.
+const _: () = assert!(core::mem::offset_of!(Remembered, grants4) % 64 == 0);
+const _: () = assert!(core::mem::offset_of!(Remembered, grants6) % 64 == 0);
+const _: () = assert!(size_of::<KnownGrant4>() == 32 && size_of::<KnownGrant6>() == 64);
 
-/// What was found of an IPv4 destination.
+/// The lower halves of the hashes of two destinations, the first one's below. Most destinations that nothing
+/// is remembered of are told by them, in a table that the processor's nearest caches hold.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Tags(u32);
+
+/// What was found of an IPv4 destination. A pair fills a line.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct KnownGrant4 {
@@ -63,7 +79,7 @@ struct KnownGrant4 {
     reserved: u32,
 }
 
-/// What was found of an IPv6 destination.
+/// What was found of an IPv6 destination, in a line of its own.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct KnownGrant6 {
@@ -72,6 +88,7 @@ struct KnownGrant6 {
     destination: [u64; 2],
     grant: u32,
     permit: u32,
+    reserved: [u64; 3],
 }
 
 /// The class of a source in frames without a tag, or of most sources of a block.
@@ -164,18 +181,18 @@ impl Memory {
     ) -> (Found, Permit) {
         let (known, grant, permit) = match destination {
             Number::V4(destination) => {
-                let known = self.grant4(question.hash);
+                let Some(known) = self.pair4(question.hash).known() else { return NOTHING };
                 let ours = known.stamp == question.stamp && known.destination == destination;
                 (ours, known.grant, (known.wanted, known.permit))
             }
             Number::V6(high, low) => {
-                let known = self.grant6(question.hash);
+                let Some(known) = self.pair6(question.hash).known() else { return NOTHING };
                 let ours = known.stamp == question.stamp && known.destination == [high, low];
                 (ours, known.grant, (known.wanted, known.permit))
             }
         };
         if !known {
-            return (Found::UNSURE, Permit::DENIED);
+            return NOTHING;
         }
         let (of, permit) = permit;
         let permit = if of == joined(wanted) { Permit(permit) } else { Permit::DENIED };
@@ -195,12 +212,13 @@ impl Memory {
         let (wanted, grant, permit) = (joined(wanted), grant.0, permit.0);
         match destination {
             Number::V4(destination) => {
-                *self.grant4(hash) =
-                    KnownGrant4 { stamp, wanted, destination, grant, permit, reserved: 0 };
+                let known = KnownGrant4 { stamp, wanted, destination, grant, permit, reserved: 0 };
+                self.pair4(hash).keep(known, |first| first.destination == destination);
             }
             Number::V6(high, low) => {
-                let destination = [high, low];
-                *self.grant6(hash) = KnownGrant6 { stamp, wanted, destination, grant, permit };
+                let (destination, reserved) = ([high, low], [0; 3]);
+                let known = KnownGrant6 { stamp, wanted, destination, grant, permit, reserved };
+                self.pair6(hash).keep(known, |first| first.destination == destination);
             }
         }
     }
@@ -233,20 +251,24 @@ impl Memory {
     }
 
     #[inline(always)]
-    fn grant4(&self, hash: u32) -> &'static mut KnownGrant4 {
-        // SAFETY: a place within the array, in memory that this packet has for itself.
+    fn pair4(&self, hash: u32) -> Pair<KnownGrant4> {
+        let place = (hash >> (u32::BITS - PAIRS4_BITS)) as usize;
+        // SAFETY: a place within the arrays, in memory that this packet has for itself.
         unsafe {
-            let first = (&raw mut (*self.remembered).grants4).cast::<KnownGrant4>();
-            &mut *first.add((hash >> (u32::BITS - GRANTS4_BITS)) as usize)
+            let tags = (&raw mut (*self.remembered).tags4).cast::<Tags>();
+            let pairs = (&raw mut (*self.remembered).grants4).cast::<[KnownGrant4; 2]>();
+            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: hash & 0xffff }
         }
     }
 
     #[inline(always)]
-    fn grant6(&self, hash: u32) -> &'static mut KnownGrant6 {
+    fn pair6(&self, hash: u32) -> Pair<KnownGrant6> {
+        let place = (hash >> (u32::BITS - PAIRS6_BITS)) as usize;
         // SAFETY: as above.
         unsafe {
-            let first = (&raw mut (*self.remembered).grants6).cast::<KnownGrant6>();
-            &mut *first.add((hash >> (u32::BITS - GRANTS6_BITS)) as usize)
+            let tags = (&raw mut (*self.remembered).tags6).cast::<Tags>();
+            let pairs = (&raw mut (*self.remembered).grants6).cast::<[KnownGrant6; 2]>();
+            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: hash & 0xffff }
         }
     }
 
@@ -257,6 +279,51 @@ impl Memory {
         unsafe {
             let first = (&raw mut (*self.remembered).classes).cast::<KnownClass>();
             &mut *first.add((mixed >> (u64::BITS - CLASSES_BITS)) as usize)
+        }
+    }
+}
+
+/// Nothing is remembered.
+const NOTHING: (Found, Permit) = (Found::UNSURE, Permit::DENIED);
+
+/// Where two destinations are remembered, seen from one that belongs there.
+struct Pair<K> {
+    tags: *mut Tags,
+    /// The first of two.
+    grants: *mut K,
+    tag: u32,
+}
+
+// === impl Pair ===
+
+impl<K: Copy + 'static> Pair<K> {
+    /// The one that may be of the destination, if any. Which of the two can't be foretold, so that there is no
+    /// branch on it.
+    #[inline(always)]
+    fn known(&self) -> Option<&'static K> {
+        // SAFETY: the pointers are to values in memory that this packet has for itself.
+        unsafe {
+            let Tags(tags) = *self.tags;
+            let (first, second) = ((tags & 0xffff) ^ self.tag, (tags >> 16) ^ self.tag);
+            if u64::from(first) * u64::from(second) != 0 {
+                return None;
+            }
+            Some(&*self.grants.add(is_less(0, u64::from(first)) as usize))
+        }
+    }
+
+    /// Remembers a destination as the first one. The one that was it becomes the second, if it is another.
+    #[inline(always)]
+    fn keep(&self, known: K, is_same: impl Fn(&K) -> bool) {
+        // SAFETY: as above.
+        unsafe {
+            let Tags(mut tags) = *self.tags;
+            if !is_same(&*self.grants) {
+                *self.grants.add(1) = *self.grants;
+                tags <<= 16;
+            }
+            *self.grants = known;
+            *self.tags = Tags((tags & 0xffff_0000) | self.tag);
         }
     }
 }

@@ -19,7 +19,9 @@ use filter_common::{
 };
 
 use crate::{
-    HERTZ, atomic, events,
+    HERTZ, atomic,
+    branchless::is_less,
+    events,
     frame::forget,
     global,
     maps::{
@@ -325,7 +327,7 @@ impl Line for IndexLine {
         let mut count = 0;
         for index in 0..8 {
             let word = self.word(index);
-            count += negative(word & 0xffff_ffff, behind) + negative(word >> 32, behind);
+            count += is_less(word & 0xffff_ffff, behind) + is_less(word >> 32, behind);
         }
         count
     }
@@ -334,31 +336,6 @@ impl Line for IndexLine {
     fn set(&self, index: u32, bits: u64) {
         atomic::set(self.place(index), bits);
     }
-}
-
-/// 1 where the first number is less than the second; neither is longer than 33 bits. The compiler
-/// would make a branch of it.
-#[cfg(target_arch = "bpf")]
-#[inline(always)]
-fn negative(first: u64, second: u64) -> u32 {
-    let mut difference = first;
-    // SAFETY: a register is subtracted from another.
-    unsafe {
-        core::arch::asm!(
-            "{0} -= {1}",
-            inout(reg) difference,
-            in(reg) second,
-            options(pure, nomem, nostack)
-        );
-    }
-    (difference >> 63) as u32
-}
-
-/// Lints look at the crate as one for the host.
-#[cfg(not(target_arch = "bpf"))]
-#[inline(always)]
-fn negative(first: u64, second: u64) -> u32 {
-    u32::from(first < second)
 }
 
 impl FastSlot {

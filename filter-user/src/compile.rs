@@ -61,7 +61,7 @@ use self::{
 pub use self::{
     capacity::{Capacity, CapacityError, Exceeded},
     destinations::{Brought, Destinations},
-    difference::{Step, apply, rebuild},
+    difference::{Step, apply, new_grants, rebuild, rebuild_for_grants},
     edit::{Edit, NamesError, plan_names, plan_sweep},
     footprint::Footprint,
     host::{Host, HostNic},
@@ -86,6 +86,8 @@ pub struct Compiled {
     pub tables: SlotTables,
     /// What it means.
     pub meaning: Meaning,
+    /// How many lines the index of the tables has; names that change later may bring it some more.
+    pub index_lines: u32,
 }
 
 /// Compiles a policy into the tables of an empty slot.
@@ -204,7 +206,8 @@ impl Skeleton {
             matches,
             uses: Uses::of(&tables),
         };
-        Ok(Compiled { tables, meaning })
+        let index_lines = index_lines(&tables.grants);
+        Ok(Compiled { tables, meaning, index_lines })
     }
 }
 

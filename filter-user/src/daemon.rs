@@ -406,7 +406,7 @@ impl Daemon {
             let there = self.there(&self.nics);
             let pinned = self.pins.nics()?;
             let (compiled, ledger) = self.compile_whole()?;
-            let lines = self.slots.wanted_lines(&compiled.tables);
+            let lines = self.slots.wanted_lines(&compiled);
             // Where the index was made longer, a daemon may have ended before its programs looked at the
             // longer one: theirs have to be replaced before anything is written for it.
             let same_index = lines.is_none() && self.slots.has_first_index();
@@ -434,7 +434,7 @@ impl Daemon {
         } else {
             // Nothing is in force yet: with tables first, no packet meets empty ones.
             let (compiled, ledger) = self.compile_whole()?;
-            self.grow_index(self.slots.wanted_lines(&compiled.tables));
+            self.grow_index(self.slots.wanted_lines(&compiled));
             self.put_in_force(compiled, ledger)?;
             self.attachments = self.attach(&self.there(&self.nics))?.attachments;
         }
@@ -544,7 +544,7 @@ impl Daemon {
         term: Term,
     ) -> Result<Option<Deadline>> {
         self.save_ledger(&ledger)?;
-        let footprint = self.fixed_footprint().with(&compiled.tables);
+        let footprint = self.fixed_footprint().with_policy(&compiled);
         self.check_memory(footprint)?;
         tell_of_memory(footprint);
         let deadline = match term {
@@ -572,7 +572,8 @@ impl Daemon {
         let Some(left) = memory::left() else { return Ok(()) };
         // What the idle slot holds is given back on the way.
         let idle = self.slots.before();
-        let held = idle.map_or(0, |tables| Footprint::default().with(&tables).prefixes);
+        let lines = self.slots.maps.index_room();
+        let held = idle.map_or(0, |tables| Footprint::default().with(&tables, lines).prefixes);
         let wanted = footprint.prefixes.saturating_sub(held);
         ensure!(
             wanted <= left,

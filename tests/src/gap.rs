@@ -4,7 +4,6 @@
 
 use std::{
     fmt, fs,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     thread,
@@ -15,10 +14,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    dns_server::{DnsServer, Zone},
+    dns_server::DnsServer,
     gateway::{Configuration, Gateway},
     generator::{Report, Stream},
-    probe,
+    probe, probed,
     process::{Process, run, wait_until},
     topology::{Clients, INSIDE, RESOLVER, Topology},
     workdir::Workdir,
@@ -37,15 +36,6 @@ upstream = ["9.9.9.10"]
 min_ttl  = "1s"
 grace    = "60s"
 "#;
-
-/// The rule for the stream stands in the policy; the port beside it stays closed.
-const STREAM: &str = r#"[[rule]]
-name = "stream"
-to   = ["stream.example.com"]
-udp  = [5000]
-"#;
-
-const HOST: Ipv4Addr = Ipv4Addr::new(20, 190, 140, 1);
 
 /// What is to happen.
 #[derive(Clone, Debug)]
@@ -106,15 +96,14 @@ struct Random(u64);
 /// is for the caller to judge.
 pub fn live_through(plan: &Plan) -> Result<Gaps> {
     let lab = Topology::new(Clients::One)?;
-    let zone = Zone::new().address("stream.example.com", 2, HOST);
-    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone)?;
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &probed::zone())?;
     let mut gateway = Gateway::new(&lab, &configuration(0))?;
     let directory = Workdir::new("gap")?;
     let other = directory.path().join("other");
     let mut random = Random(plan.seed | 1);
     gateway.start()?;
     ask(&gateway, &["allow", "20.190.141.0/24", "--tcp", "443", "--note", "kept"])?;
-    let [allowed, denied] = [5000, 5001].map(|port| SocketAddr::from((HOST, port)));
+    let [allowed, denied] = probed::ends();
     // The neighbours are known before the stream begins. Nobody listens yet.
     probe::udp(&lab.client, allowed, 4)?;
     let mut gaps = Gaps::default();
@@ -228,17 +217,7 @@ fn kill_somewhere(
 
 /// The configuration of a round: the same grants for the stream, and more or fewer others.
 fn configuration(round: u32) -> Configuration {
-    let mut others = String::new();
-    for rule in 0..round % 3 * 10 {
-        let prefixes: Vec<String> =
-            (0..50).map(|part| format!("\"52.{rule}.{part}.0/24\"")).collect();
-        others.push_str(&format!(
-            "[[rule]]\nname = \"other-{rule}\"\ntcp = [{}]\nto = [{}]\n",
-            1000 + rule,
-            prefixes.join(", ")
-        ));
-    }
-    Configuration::new(GATEWAY).policy("stream", STREAM).policy("others", others)
+    probed::configuration(GATEWAY, round % 3 * 10)
 }
 
 fn ask(gateway: &Gateway<'_>, words: &[&str]) -> Result<Value> {
@@ -271,7 +250,7 @@ impl Known {
         Ok(Self {
             allows,
             policies: numbers.filter_map(|record| record.get("policy").cloned()).collect(),
-            names: names.to_string().contains(&HOST.to_string()),
+            names: names.to_string().contains(&probed::HOST.to_string()),
         })
     }
 

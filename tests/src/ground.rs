@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use filter_common::{
     decide::{Decision, decide},
     egress::{Ingress, Side, egress},
-    fast_path::{fast_inside, fast_outside},
+    fast_path::{fast_egress, fast_inside, fast_outside},
     flow::Workspace,
     outside::decide_outside,
     parse::Headers,
@@ -435,7 +435,10 @@ pub fn judge(view: View<'_>, side: Side, frame: &[u8]) -> Judgement {
 pub fn judge_fast(view: View<'_>, side: Side, frame: &[u8]) -> Option<Verdict> {
     let view = View { role: Role::Observing, ..view };
     match side {
-        Side::Inside => fast_inside(frame, &view),
+        Side::Inside => {
+            let mut key = FlowKey::default();
+            fast_inside(frame, &view, || Some(&mut key))
+        }
         Side::Outside => fast_outside(frame, &view, &mut FlowKey::default()),
     }
 }
@@ -469,7 +472,13 @@ pub fn judge_egress(
     from: Ingress,
     segments: u32,
 ) -> Verdict {
-    egress(frame, &view, &mut Workspace::default(), side, from, segments)
+    let observing = View { role: Role::Observing, ..view };
+    let fast = fast_egress(frame, &observing, &mut FlowKey::default(), side, from, segments);
+    let verdict = egress(frame, &view, &mut Workspace::default(), side, from, segments);
+    if let Some(fast) = fast {
+        assert_eq!(fast, verdict, "the fast path and the filter differ: {frame:02x?}");
+    }
+    verdict
 }
 
 /// The prefixes that are addresses.

@@ -15,7 +15,9 @@ use filter_common::{
     reject::{Answer, answer_to},
     tables::{Mode, Shortcuts, Tables as _},
     verdict::{DropReason, PassReason, Verdict},
-    wire::{AUDITED, AddressPair, COUNTERS_PER_NIC, FIRST_MATCH, Grant, Permit, SlotSettings},
+    wire::{
+        AUDITED, AddressPair, COUNTERS_PER_NIC, FIRST_MATCH, FlowKey, Grant, Permit, SlotSettings,
+    },
 };
 use filter_user::compile::MatchKey;
 use ipnet::IpNet;
@@ -56,7 +58,8 @@ pub fn judge<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) -> Judge
     let tables = shortcuts.tables();
     let decision = decide(frame, tables, &mut workspace);
     // Afterwards, as it leaves marks, too.
-    if let Some(fast) = fast_inside(frame, shortcuts) {
+    let mut key = FlowKey::default();
+    if let Some(fast) = fast_inside(frame, shortcuts, || Some(&mut key)) {
         assert_eq!(fast, decision.verdict, "the fast path and the filter differ");
     }
     let headers = workspace.headers;

@@ -33,6 +33,7 @@ pub mod netns;
 pub mod packet_bench;
 pub mod peers;
 pub mod probe;
+mod probed;
 pub mod process;
 pub mod query;
 pub mod raw;

@@ -2,8 +2,6 @@
 //! Killing the daemon again and again, under a stream of packets.
 
 use std::{
-    fmt::Write as _,
-    net::{Ipv4Addr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
@@ -11,10 +9,10 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    dns_server::{DnsServer, Zone},
+    dns_server::DnsServer,
     gateway::{Configuration, Gateway},
     generator::{Report, Stream},
-    probe,
+    probe, probed,
     topology::{Clients, RESOLVER, Topology},
 };
 
@@ -33,16 +31,6 @@ min_ttl  = "1s"
 grace    = "10s"
 "#;
 
-/// The rule for the stream: one port of a name whose other ports stay closed.
-const STREAM: &str = r#"[[rule]]
-name = "stream"
-to   = ["stream.example.com"]
-udp  = [5000]
-"#;
-
-/// Where `stream.example.com` is.
-const HOST: Ipv4Addr = Ipv4Addr::new(20, 190, 140, 1);
-
 /// Kills the daemon (SIGKILL) `kills` times, at different moments of its start, while it swaps in
 /// a policy of another size, and at rest. Meanwhile packets go to an allowed and to a denied port
 /// of the same learned address; what became of each is returned.
@@ -52,13 +40,12 @@ const HOST: Ipv4Addr = Ipv4Addr::new(20, 190, 140, 1);
 /// If the daemon doesn't start, or the lab can't be made.
 pub fn kill_repeatedly(kills: u32) -> Result<Report> {
     let lab = Topology::new(Clients::One)?;
-    let zone = Zone::new().address("stream.example.com", 2, HOST);
-    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone)?;
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &probed::zone())?;
     let mut gateway = Gateway::new(&lab, &configuration(0))?;
     let begin = Instant::now();
     gateway.start()?;
     let start = begin.elapsed();
-    let [allowed, denied] = [5000, 5001].map(|port| SocketAddr::from((HOST, port)));
+    let [allowed, denied] = probed::ends();
     // The neighbours are known before the stream begins. Nobody listens yet.
     probe::udp(&lab.client, allowed, 4)?;
 
@@ -85,14 +72,5 @@ pub fn kill_repeatedly(kills: u32) -> Result<Report> {
 /// The configuration of a round: the same grants for the stream, and more or fewer others around
 /// them, so that each start has a difference to apply.
 fn configuration(round: u32) -> Configuration {
-    let mut others = String::new();
-    for rule in 0..round % 3 * 20 {
-        let port = 1000 + rule;
-        let _ = write!(others, "[[rule]]\nname = \"other-{rule}\"\ntcp = [{port}]\nto = [");
-        for part in 0..50 {
-            let _ = write!(others, "\"52.{rule}.{part}.0/24\", ");
-        }
-        others.push_str("]\n");
-    }
-    Configuration::new(GATEWAY).policy("stream", STREAM).policy("others", others)
+    probed::configuration(GATEWAY, round % 3 * 20)
 }

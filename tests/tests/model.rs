@@ -179,7 +179,7 @@ fn check(
     packet: &Packet,
     expected: &Expected,
 ) -> Result<(), String> {
-    let Compiled { tables, meaning } = compiled;
+    let Compiled { tables, meaning, .. } = compiled;
     let view = View::new(tables, packet.nic.into());
     let key = |rules: Option<&RuleSet>| -> MatchKey {
         let rules = rules.into_iter().flat_map(|rules| rules.iter());

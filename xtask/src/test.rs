@@ -6,10 +6,9 @@ mod scan;
 mod skips;
 
 use std::{
-    ffi::OsStr,
     fs,
     ops::AddAssign,
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -46,11 +45,16 @@ enum Work {
     Commands(Vec<Vec<&'static str>>),
     /// The rules of `tidy`: one test.
     Tidy,
-    /// `cargo test` with these arguments; the tests are counted.
-    Tests(&'static [&'static str]),
+    /// `cargo test` with each of these lists of arguments; the tests are counted.
+    Tests(Vec<Vec<&'static str>>),
     /// Guests with other kernels: one test each.
     Guests,
 }
+
+/// Tests of the lab that measure times, or count what is lost at a high rate, or look at everything that is left
+/// of a lab: they have the two cores for themselves. Others mostly wait.
+const ALONE: [&str; 7] =
+    ["atomicity::", "first_packet::", "gap::", "ground::", "kill::", "nics::", "transfers::"];
 
 /// The numbers of the last line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,11 +143,11 @@ fn run_stage(
             let good = tidy::run()? == ExitCode::SUCCESS;
             Ok(Report::of_one(good))
         }
-        Work::Tests(arguments) => {
-            let mut command = process::cargo()?;
+        Work::Tests(runs) => {
             // The lab starts the binary of another package, which its tests don't build.
+            let mut next = None;
             if stage == Stage::Lab {
-                let next = lab::next_layout(lab::Profile::Debug)?;
+                next = Some(lab::next_layout(lab::Profile::Debug)?);
                 let mut build = process::cargo()?;
                 build.args(["build", "--locked", "--package", "filter-user", "--bin", "sluice"]);
                 if !process::run(&mut build)?.success() {
@@ -151,28 +155,38 @@ fn run_stage(
                     report.fault("the binary can't be built".to_owned());
                     return Ok(report);
                 }
-                command.env(lab::NEXT_LAYOUT, next);
             }
-            command.args(["test", "--locked", "--no-fail-fast"]);
-            command.args(arguments);
-            let mut scan = Scan::default();
-            let status =
-                process::run_scanned(with_filter(&mut command, filter), |stream, line| {
+            let (mut scan, mut good) = (Scan::default(), true);
+            for arguments in with_filter(&runs, filter) {
+                let mut command = process::cargo()?;
+                command.args(["test", "--locked", "--no-fail-fast"]).args(arguments);
+                command.envs(next.iter().map(|next| (lab::NEXT_LAYOUT, next)));
+                good &= process::run_scanned(&mut command, |stream, line| {
                     scan.line(stream, line);
-                })?;
-            Ok(judge(&scan, status.success(), empty, known))
+                })?
+                .success();
+            }
+            Ok(judge(&scan, good, empty, known))
         }
         Work::Guests => kernels::run(known),
     }
 }
 
+/// The arguments of each run. With a filter there is one run, in which a test follows another.
+///
 /// `--show-output`, because libtest keeps to itself what a passing test prints, and a skip is
 /// printed by a test that passes.
-fn with_filter<'a>(command: &'a mut Command, filter: Option<&str>) -> &'a mut Command {
-    if !command.get_args().any(|argument| argument == OsStr::new("--")) {
-        command.arg("--");
-    }
-    command.arg("--show-output").args(filter)
+fn with_filter<'a>(runs: &[Vec<&'a str>], filter: Option<&'a str>) -> Vec<Vec<&'a str>> {
+    let one = |run: &Vec<&'a str>| {
+        let mut parts = run.splitn(2, |argument| *argument == "--");
+        let targets = parts.next().unwrap_or_default();
+        let options = match filter {
+            Some(filter) => vec!["--test-threads=1", filter],
+            None => parts.next().unwrap_or_default().to_vec(),
+        };
+        [targets, &["--", "--show-output"], &options].concat()
+    };
+    runs.iter().take(if filter.is_some() { 1 } else { runs.len() }).map(one).collect()
 }
 
 /// From what was printed to what it counts as.
@@ -308,15 +322,15 @@ impl Stage {
                 "--no-deps",
                 "--document-private-items",
             ]]),
-            Self::Unit => Work::Tests(&[
+            Self::Unit => Work::Tests(vec![vec![
                 "--package",
                 "filter-common",
                 "--package",
                 "filter-user",
                 "--package",
                 "xtask",
-            ]),
-            Self::Program => Work::Tests(&[
+            ]]),
+            Self::Program => Work::Tests(vec![vec![
                 "--package",
                 "sluice-lab",
                 "--lib",
@@ -328,10 +342,13 @@ impl Stage {
                 "model",
                 "--test",
                 "flows",
-            ]),
-            // One after the other: the lab measures times, and two cores are soon full.
+            ]]),
             Self::Lab => {
-                Work::Tests(&["--package", "sluice-lab", "--test", "lab", "--", "--test-threads=1"])
+                let lab = ["--package", "sluice-lab", "--test", "lab", "--"];
+                let mut together = [&lab[..], &["--test-threads=2"]].concat();
+                together.extend(ALONE.iter().flat_map(|module| ["--skip", module]));
+                let alone = [&lab[..], &["--test-threads=1"], &ALONE].concat();
+                Work::Tests(vec![together, alone])
             }
             Self::Kernels => Work::Guests,
         }
@@ -395,6 +412,20 @@ mod tests {
     }
 
     #[test]
+    fn each_test_of_the_lab_is_in_one_run_and_a_filter_makes_one_of_them() {
+        let Work::Tests(runs) = Stage::Lab.work() else { panic!("the lab has tests") };
+        let [together, alone] = &with_filter(&runs, None)[..] else { panic!("two runs") };
+        for module in ALONE {
+            assert!(together.windows(2).any(|pair| pair == ["--skip", module]), "{together:?}");
+            assert!(alone.contains(&module), "{alone:?}");
+        }
+        assert_eq!(
+            with_filter(&runs, Some("dns")).concat().join(" "),
+            "--package sluice-lab --test lab -- --show-output --test-threads=1 dns"
+        );
+    }
+
+    #[test]
     fn good_tests_are_counted_over_programs() {
         check(GOOD, true, (2, 0, 0), None);
         check(&GOOD.repeat(3), true, (6, 0, 0), None);
@@ -441,16 +472,5 @@ mod tests {
         assert_eq!(stages(&[], None), Stage::value_variants());
         assert_eq!(stages(&[], Some("x")), [Stage::Unit, Stage::Program, Stage::Lab]);
         assert_eq!(stages(&[Stage::Lab, Stage::Fmt], None), [Stage::Fmt, Stage::Lab]);
-    }
-
-    #[test]
-    fn the_filter_comes_after_the_separator_and_there_is_one() {
-        for first in [&["test"][..], &["test", "--", "--test-threads=1"][..]] {
-            let mut command = Command::new("cargo");
-            with_filter(command.args(first), Some("text"));
-            let arguments: Vec<_> = command.get_args().collect();
-            assert_eq!(arguments.iter().filter(|argument| **argument == "--").count(), 1);
-            assert_eq!(arguments.last().unwrap(), &OsStr::new("text"));
-        }
     }
 }

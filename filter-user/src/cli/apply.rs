@@ -17,7 +17,7 @@ use super::{
     QueryArgs, diff,
     output::{self, Table},
     progress,
-    reload::wish,
+    reload::{self, wish},
     values,
 };
 use crate::{
@@ -167,15 +167,7 @@ fn tell(query: &QueryArgs, applied: &Applied) -> Result<ExitCode> {
         output::json(applied)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut text = format!("policy {} is in force: {} rules\n", applied.generation, applied.rules);
-    for (count, what) in [(applied.cut_flows, "cut"), (applied.kept_flows, "kept")] {
-        if count > 0 {
-            text.push_str(&format!("{what} {count} flows that the policy allows no more\n"));
-        }
-    }
-    for warning in &applied.warnings {
-        text.push_str(&format!("warning: {warning}\n"));
-    }
+    let mut text = reload::describe(&applied.reloaded);
     if let Some(seconds) = applied.confirm_within_s {
         text.push_str(&format!(
             "it is taken back in {} unless `sluice confirm` follows\n",

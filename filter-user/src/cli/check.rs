@@ -111,7 +111,7 @@ fn check(args: &CheckArgs) -> Checked {
             let cpus = thread::available_parallelism().map_or(1, NonZero::get);
             let sizes = policy.gateway.sizes;
             let fixed = Footprint::fixed(sizes, u32::try_from(cpus).unwrap_or(u32::MAX));
-            let footprint = fixed.with(&compiled.tables);
+            let footprint = fixed.with_policy(&compiled);
             counts.kernel_fixed_bytes = footprint.fixed;
             counts.kernel_prefix_bytes = footprint.prefixes;
         }

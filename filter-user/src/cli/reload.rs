@@ -35,21 +35,26 @@ pub(super) fn run(args: &ReloadArgs) -> Result<ExitCode> {
         output::json(&reloaded)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut text =
-        format!("policy {} is in force: {} rules\n", reloaded.generation, reloaded.rules);
-    for (count, what) in [(reloaded.cut_flows, "cut"), (reloaded.kept_flows, "kept")] {
+    output::text(&describe(&reloaded))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What became of a change of the policy.
+pub(super) fn describe(reloaded: &Reloaded) -> String {
+    let Reloaded { generation, rules, warnings, not_enforced, cut_flows, kept_flows } = reloaded;
+    let mut text = format!("policy {generation} is in force: {rules} rules\n");
+    for (count, what) in [(*cut_flows, "cut"), (*kept_flows, "kept")] {
         if count > 0 {
             text.push_str(&format!("{what} {count} flows that the policy allows no more\n"));
         }
     }
-    for warning in &reloaded.warnings {
+    for warning in warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
-    for note in &reloaded.not_enforced {
+    for note in not_enforced {
         text.push_str(&format!("not enforced: {note}\n"));
     }
-    output::text(&text)?;
-    Ok(ExitCode::SUCCESS)
+    text
 }
 
 /// A wish for another policy, with the remote login that this command runs in.

@@ -66,7 +66,24 @@ pub enum Step {
 ///
 /// Steps are found as they are asked for, since there may be millions.
 pub fn rebuild<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item = Step> + 'a {
+    let grants = new_grants(old, new).map(|(prefix, grant)| Step::InsertGrant(prefix, grant));
+    rebuild_for_grants(old, new).chain(grants)
+}
+
+/// The same without what comes last, the [`new_grants`].
+pub fn rebuild_for_grants<'a>(
+    old: &'a SlotTables,
+    new: &'a SlotTables,
+) -> impl Iterator<Item = Step> + 'a {
     replaced(old, new).chain(removed(old, new)).chain(written(old, new))
+}
+
+/// Destination prefixes that are new or get another grant.
+pub fn new_grants<'a>(
+    old: &'a SlotTables,
+    new: &'a SlotTables,
+) -> impl Iterator<Item = (IpNet, Grant)> + 'a {
+    changes(pairs(&old.grants), pairs(&new.grants)).filter_map(Change::written)
 }
 
 /// Entries of tries that get another value.
@@ -99,7 +116,7 @@ fn removed<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item =
         .chain(hosts.map(host))
 }
 
-/// Entries that are new or change.
+/// Entries that are new or change, but for grants.
 fn written<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item = Step> + 'a {
     let settings = (old.settings != new.settings).then_some(Step::Settings(new.settings));
     let hosts = changes(pairs(&old.service_hosts), pairs(&new.service_hosts));
@@ -111,7 +128,6 @@ fn written<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item =
     let cells = changes(old.cells.iter(), new.cells.iter()).filter_map(Change::written);
     let sources = changes(pairs(&old.sources), pairs(&new.sources)).filter_map(Change::written);
     let zones = changes(pairs(&old.zones), pairs(&new.zones)).filter_map(Change::written);
-    let grants = changes(pairs(&old.grants), pairs(&new.grants)).filter_map(Change::written);
     settings
         .into_iter()
         .chain(hosts.map(|(counter, value)| Step::ServiceHost { counter, value }))
@@ -120,7 +136,6 @@ fn written<'a>(old: &'a SlotTables, new: &'a SlotTables) -> impl Iterator<Item =
         .chain(cells.map(|(index, value)| Step::Cell { index, value }))
         .chain(sources.map(|(key, class)| Step::InsertSource(key, class)))
         .chain(zones.map(|(index, value)| Step::Zone { index, value }))
-        .chain(grants.map(|(key, grant)| Step::InsertGrant(key, grant)))
 }
 
 /// Carries out one step.

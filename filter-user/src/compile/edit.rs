@@ -88,7 +88,7 @@ pub fn plan_names(
     changed: &Changed,
     ledger: &CounterLedger,
 ) -> Result<Edit, NamesError> {
-    let Compiled { tables, meaning } = compiled;
+    let Compiled { tables, meaning, .. } = compiled;
     let basis = &meaning.basis;
     let mut edit = Edit::default();
     // The gateway takes in what goes to these; a name never leads there.
@@ -175,7 +175,7 @@ pub fn plan_names(
 /// may be used again after them.
 #[must_use]
 pub fn plan_sweep(compiled: &Compiled) -> Option<Edit> {
-    let Compiled { tables, meaning } = compiled;
+    let Compiled { tables, meaning, .. } = compiled;
     let Unused { grants, port_sets, matches, steps } = meaning.uses.unused(tables)?;
     let cleared = Cleared { grants, port_sets, matches };
     Some(Edit { steps, cleared, ..Edit::default() })
@@ -203,7 +203,7 @@ impl Edit {
 
     /// Changes what the edit was planned for, after all of its steps.
     pub fn record(self, compiled: &mut Compiled) {
-        let Compiled { tables, meaning } = compiled;
+        let Compiled { tables, meaning, .. } = compiled;
         for step in &self.steps {
             meaning.uses.apply(tables, step);
         }

@@ -12,7 +12,7 @@ use filter_common::{
 };
 use ipnet::IpNet;
 
-use super::{index::wanted_index_lines, tables::SlotTables};
+use super::{Compiled, index::wanted_index_lines, tables::SlotTables};
 use crate::policy::TableSizes;
 
 /// Bytes of the kernel's memory.
@@ -42,7 +42,7 @@ const BUCKET: u64 = 16;
 
 impl Footprint {
     /// What tables of these sizes take on a machine with so many CPUs before there is any policy. What
-    /// the programs of each NIC have of their own, less than 1 MiB for each CPU, comes to it.
+    /// the programs of each NIC have of their own, 1.2 MiB for each CPU, comes to it.
     #[must_use]
     pub fn fixed(sizes: TableSizes, cpus: u32) -> Self {
         let address = size_of::<AddressPair>();
@@ -67,9 +67,9 @@ impl Footprint {
         Self { fixed, prefixes: 0 }
     }
 
-    /// The same with the prefixes of a policy.
+    /// The same with the prefixes of a policy, whose index has so many lines.
     #[must_use]
-    pub fn with(self, tables: &SlotTables) -> Self {
+    pub fn with(self, tables: &SlotTables, index_lines: u32) -> Self {
         let destinations = |wanted: fn(&IpNet) -> bool| {
             nodes(tables.grants.keys().filter(|prefix| wanted(prefix)).map(key))
         };
@@ -90,8 +90,14 @@ impl Footprint {
             + destinations(is_v6) * node(16)
             + sources(is_v4) * node(8)
             + sources(is_v6) * node(20)
-            + array(wanted_index_lines(&tables.grants) - DEFAULT_INDEX_LINES, LINE);
+            + array(index_lines.saturating_sub(DEFAULT_INDEX_LINES), LINE);
         Self { prefixes, ..self }
+    }
+
+    /// The same with a compiled policy.
+    #[must_use]
+    pub fn with_policy(self, compiled: &Compiled) -> Self {
+        self.with(&compiled.tables, wanted_index_lines(compiled.index_lines))
     }
 
     /// What is taken once two policies have been in force.
@@ -211,6 +217,6 @@ mod tests {
             tables.grants.insert(prefix.parse().unwrap(), filter_common::wire::Grant::new(1));
         }
         // Where 10.1 and 10.2 part there is a node of its own.
-        assert_eq!(empty.with(&tables).prefixes, 4 * 64 + 96);
+        assert_eq!(empty.with(&tables, 1).prefixes, 4 * 64 + 96);
     }
 }

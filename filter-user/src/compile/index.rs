@@ -12,7 +12,8 @@ use filter_common::{
     index::{
         ALL_MIXED, BASE_LINES, DENSE_LINES, ENTRIES_PER_LINE, Entry, FULL, FULL_WORD,
         HOSTS6_PER_LINE, KEYS_PER_LINE, LineWords, TREE_LINES, block_bit, block_key, block_line,
-        hash, host4_line, host4_word, host6_grant, host6_line, keyed, presence6, stripe, top6_line,
+        first_word, hash, host4_line, host6_grant, host6_line, keyed, lower, presence6, stripe,
+        top6_line,
     },
     wire::{DEFAULT_INDEX_LINES, Grant, IndexChange, IndexLayout},
 };
@@ -88,16 +89,16 @@ pub fn build_index<E>(
     Ok(layout)
 }
 
-/// How many lines in each slot an index has that is made for these grants, and for some more to come.
+/// How many lines in each slot an index has that is made for so many, and for some more to come.
 #[must_use]
-pub fn wanted_index_lines(grants: &BTreeMap<IpNet, Grant>) -> u32 {
-    match index_lines(grants) {
+pub fn wanted_index_lines(needed: u32) -> u32 {
+    match needed {
         needed if needed <= DEFAULT_INDEX_LINES => DEFAULT_INDEX_LINES,
         needed => needed.saturating_add(needed / 4).next_multiple_of(1024).min(MAX_INDEX_LINES),
     }
 }
 
-/// How many lines the index of these grants has.
+/// How many lines the index of these grants has. It is laid out whole to know that.
 #[must_use]
 pub fn index_lines(grants: &BTreeMap<IpNet, Grant>) -> u32 {
     let no_sources = BTreeMap::new();
@@ -216,7 +217,7 @@ impl HostPlan {
                 self.change(number, word, IndexChange::STORE_HIGH, grant.0.into());
             }
             (Some(grant), None) => {
-                let preferred = host4_word(address);
+                let preferred = first_word(address);
                 let mut words = std::iter::once(preferred).chain(0..KEYS_PER_LINE);
                 match words.find(|word| at(&line, *word) == 0) {
                     Some(word) => {
@@ -412,7 +413,7 @@ where
         let mut table = vec![[0; 8]; count as usize];
         for (address, _, grant) in hosts() {
             let number = host4_line(&layout, address) - hosts4;
-            put_keyed(&mut table, number, host4_word(address), keyed(address, grant.0));
+            put_keyed(&mut table, number, keyed(address, grant.0));
         }
         Ok(self.put(&table)?.map(|_| layout))
     }
@@ -494,7 +495,7 @@ where
         let mut table = vec![[0; 8]; count as usize];
         for (top, entry) in &tops {
             let number = top6_line(&layout, *top) - tops6;
-            put_keyed(&mut table, number, 0, keyed(*top, entry.0));
+            put_keyed(&mut table, number, keyed(*top, entry.0));
         }
         if self.put(&table)?.is_none() {
             return Ok(None);
@@ -571,7 +572,7 @@ where
         let mut table = vec![[0; 8]; BLOCK_LINES as usize];
         for (key, mixed) in blocks {
             let number = block_line(&with_blocks, key) - first;
-            put_keyed(&mut table, number, 0, keyed(key, mixed));
+            put_keyed(&mut table, number, keyed(key, mixed));
         }
         Ok(if self.put(&table)?.is_some() { with_blocks } else { layout })
     }
@@ -688,9 +689,9 @@ fn table_lines(keys: usize, spare: usize, per_line: u32) -> u32 {
 }
 
 /// Puts a key into its line, where there is room.
-fn put_keyed(table: &mut [LineWords], line: u32, preferred: u32, value: u64) {
+fn put_keyed(table: &mut [LineWords], line: u32, value: u64) {
     let Some(line) = table.get_mut(line as usize) else { return };
-    let mut words = std::iter::once(preferred).chain(0..KEYS_PER_LINE);
+    let mut words = std::iter::once(first_word(lower(value))).chain(0..KEYS_PER_LINE);
     match words.find(|word| at(line, *word) == 0) {
         Some(word) => set(line, word, value),
         None => set(line, FULL_WORD, FULL),

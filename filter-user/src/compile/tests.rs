@@ -161,7 +161,7 @@ fn look_up(compiled: &Compiled, from: From<'_>, to: &str, tcp: u16) -> String {
 }
 
 fn select(compiled: &Compiled, (nic, vlan, source): From<'_>, to: &str, what: Selector) -> String {
-    let Compiled { tables, meaning } = compiled;
+    let Compiled { tables, meaning, .. } = compiled;
     let view = View::new(tables, nic);
     let Some(class) = view.class(vlan, &address(source)) else { return "spoofed".into() };
     let grant = view.grant(&address(to));

@@ -42,7 +42,7 @@ impl Daemon {
             Request::Allows => Answer::new(self.allows()),
             Request::Allow(request) => Answer::new(self.allow(request, &caller).await),
             Request::Revoke(id) => Answer::new(self.revoke(id, &caller).await),
-            Request::Preview(files) => Answer::new(self.preview(&files).await),
+            Request::Preview(files) => Answer::new(self.preview(files).await),
             Request::Apply(request) => Answer::new(self.apply(request, &caller).await),
             Request::Confirm => Answer::new(self.confirm(&caller).await),
             Request::Rollback(request) => Answer::new(self.rollback(&request, &caller).await),

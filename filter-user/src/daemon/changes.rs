@@ -25,8 +25,8 @@ use super::{
 use crate::{
     control::{
         protocol::{
-            AllowRequest, AllowStatus, Applied, ApplyRequest, Confirmed, Pending, PolicyRecord,
-            ReloadRequest, Reloaded, Revoked, RollbackRequest,
+            AllowRequest, AllowStatus, Applied, ApplyRequest, Confirmed, Files, Pending,
+            PolicyRecord, ReloadRequest, Reloaded, Revoked, RollbackRequest,
         },
         server::Caller,
     },
@@ -78,26 +78,33 @@ impl Daemon {
     ) -> Result<Applied> {
         self.refuse_while_provisional()?;
         let from = PathBuf::from(&request.policy.from);
-        // Clients wait for answers meanwhile.
-        let reading = {
-            let (history, files, from) = (self.history.clone(), request.policy.files, from.clone());
-            spawn_blocking(move || -> Result<_> {
-                let incoming = history.take(&files, &from, Place::Incoming)?;
-                drop(files);
-                check_room(&incoming)?;
-                let loaded = incoming.load().map_err(|errors| {
-                    anyhow!("the policy is broken, and nothing was changed:\n{errors}")
-                })?;
-                Ok((incoming, loaded))
-            })
-        };
-        let (incoming, loaded) = self.hearing(reading).await??;
+        let (incoming, loaded) = self.read_files(request.policy, Place::Incoming).await?;
         let next_start =
             if from == self.options.config { NextStart::Configuration } else { NextStart::Copy };
         let to_be_kept =
             ToBeKept { how: "apply", by: caller.name.clone(), next_start, number: None };
         let within = request.confirm_within_s;
         self.put(loaded, (Some(incoming), to_be_kept), within, &request.reload).await
+    }
+
+    /// Reads a policy that a client sent. Other clients wait for answers meanwhile, and get them.
+    pub(super) async fn read_files(
+        &mut self,
+        files: Files,
+        place: Place,
+    ) -> Result<(Incoming, Loaded)> {
+        let history = self.history.clone();
+        let reading = spawn_blocking(move || -> Result<_> {
+            let Files { files, from } = files;
+            let incoming = history.take(&files, &PathBuf::from(from), place)?;
+            drop(files);
+            check_room(&incoming)?;
+            let loaded = incoming.load().map_err(|errors| {
+                anyhow!("the policy is broken, and nothing was changed:\n{errors}")
+            })?;
+            Ok((incoming, loaded))
+        });
+        self.hearing(reading).await?
     }
 
     /// Goes back to the policy before, or to another one of the history.
@@ -110,14 +117,15 @@ impl Daemon {
             tracing::warn!(by = %caller.name, "the policy that waited to be confirmed is taken back");
             let reloaded = self.revert(&request.reload).await?;
             let policy = self.history.current();
-            return Ok(applied(policy, None, reloaded));
+            return Ok(Applied { policy, confirm_within_s: None, reloaded });
         }
         self.refuse_while_provisional()?;
         let number = match request.to {
             Some(number) => number,
             None => self.history.previous()?,
         };
-        let loaded = self.history.load(number)?;
+        let history = self.history.clone();
+        let loaded = self.hearing(spawn_blocking(move || history.load(number))).await??;
         let to_be_kept = ToBeKept {
             how: "rollback",
             by: caller.name.clone(),
@@ -138,7 +146,7 @@ impl Daemon {
             let reloaded = self.replace_policy(loaded, request, Term::ForGood).await?.reloaded;
             let policy = self.keep_in_history(incoming, to_be_kept);
             self.config_error = None;
-            return Ok(applied(policy, None, reloaded));
+            return Ok(Applied { policy, confirm_within_s: None, reloaded });
         };
         if !CONFIRM_WITHIN.contains(&seconds) {
             bail!(
@@ -171,7 +179,7 @@ impl Daemon {
         self.provisional =
             Some(Provisional { end, tick, before, warnings_before, incoming, to_be_kept });
         tracing::warn!(seconds, "a policy is in force until it is confirmed");
-        Ok(applied(None, Some(seconds), reloaded))
+        Ok(Applied { policy: None, confirm_within_s: Some(seconds), reloaded })
     }
 
     /// Keeps what waits to be confirmed.
@@ -419,9 +427,4 @@ fn sides(policy: &Policy) -> [BTreeSet<&NicName>; 2] {
 /// The daemon's own wishes concern nobody's session.
 fn own_wish() -> ReloadRequest {
     ReloadRequest::default()
-}
-
-fn applied(policy: Option<u64>, confirm_within_s: Option<u32>, reloaded: Reloaded) -> Applied {
-    let Reloaded { generation, rules, warnings, cut_flows, kept_flows, .. } = reloaded;
-    Applied { policy, generation, rules, confirm_within_s, warnings, cut_flows, kept_flows }
 }

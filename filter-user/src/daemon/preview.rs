@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What another policy would change, without changing anything.
 
-use std::path::PathBuf;
-
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
+use tokio::task::spawn_blocking;
 
 use super::{
     Daemon,
     history::Place,
     judge::{Flows, Judge, local, remote},
     nics,
-    reload::check_room,
     replies::protocol_name,
     suitable,
 };
@@ -26,12 +24,8 @@ const FEW: usize = 20;
 
 impl Daemon {
     /// Says what a policy would change.
-    pub(super) async fn preview(&mut self, files: &Files) -> Result<Preview> {
-        let incoming =
-            self.history.take(&files.files, &PathBuf::from(&files.from), Place::Preview)?;
-        check_room(&incoming)?;
-        let mut loaded =
-            incoming.load().map_err(|errors| anyhow!("the policy is broken:\n{errors}"))?;
+    pub(super) async fn preview(&mut self, files: Files) -> Result<Preview> {
+        let (_, mut loaded) = self.read_files(files, Place::Preview).await?;
         loaded.take_sizes(self.slots.maps.sizes());
         // They stay beside whatever policy is in force; one that can't is told once it is applied.
         let live = self.policy.rules.iter().filter(|rule| is_live(rule)).cloned();
@@ -40,10 +34,14 @@ impl Daemon {
         let numbered = nics::number(&loaded.policy, &self.pins)?;
         let host = nics::host(&numbered, &loaded.policy.gateway, &self.host_state);
         let flows = self.read_flows().await?;
-        let mut ledger = self.ledger.clone();
         // Names that are new have no address yet, and open flows to none.
-        let compiled = compile(&loaded.policy, &self.names.snapshot(), &host, &mut ledger)
-            .context("the policy doesn't fit")?;
+        let (names, mut ledger) = (self.names.snapshot(), self.ledger.clone());
+        let compiling = spawn_blocking(move || {
+            let compiled = compile(&loaded.policy, &names, &host, &mut ledger);
+            (compiled, loaded, host)
+        });
+        let (compiled, loaded, host) = self.hearing(compiling).await?;
+        let compiled = compiled.context("the policy doesn't fit")?;
         let old = Judge::new(&self.slots.in_force().tables, &self.host);
         let new = Judge::new(&compiled.tables, &host);
         let cut = flows.denied(&old, &new);

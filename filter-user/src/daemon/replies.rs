@@ -137,7 +137,7 @@ impl Daemon {
             },
             kernel_memory: {
                 let fixed = self.fixed_footprint();
-                let Footprint { fixed, prefixes } = fixed.with(&self.slots.in_force().tables);
+                let Footprint { fixed, prefixes } = fixed.with_policy(self.slots.in_force());
                 KernelMemoryStatus { fixed_bytes: fixed, prefix_bytes: prefixes }
             },
             passes,

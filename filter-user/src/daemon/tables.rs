@@ -2,18 +2,26 @@
 //! The two slots in the kernel and what they mean: swapping policies and editing the slot in
 //! force.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use anyhow::{Context as _, Result, bail};
 use filter_common::wire::{
-    Active, COUNTERS_PER_NIC, DEFAULT_INDEX_LINES, FIRST_MATCH, IndexLayout, MAX_NICS, SLOTS,
+    Active, COUNTERS_PER_NIC, DEFAULT_INDEX_LINES, FIRST_MATCH, Grant, IndexLayout, MAX_NICS, SLOTS,
 };
+use ipnet::IpNet;
 
 use super::service;
 use crate::{
     compile::{
         Compiled, CounterLedger, Edit, NamesError, SlotTables, Step, apply, index_lines,
-        plan_names, plan_sweep, rebuild, wanted_index_lines,
+        new_grants, plan_names, plan_sweep, rebuild, rebuild_for_grants, wanted_index_lines,
     },
     kernel::{
         PinDirectory, SharedMaps,
@@ -125,9 +133,9 @@ impl TwoSlots {
 
     /// How many lines the index of these tables wants in each slot, if it has not as many as it needs.
     #[must_use]
-    pub fn wanted_lines(&self, tables: &SlotTables) -> Option<u32> {
-        let too_short = index_lines(&tables.grants) > self.maps.index_room();
-        too_short.then(|| wanted_index_lines(&tables.grants))
+    pub fn wanted_lines(&self, compiled: &Compiled) -> Option<u32> {
+        let needed = compiled.index_lines;
+        (needed > self.maps.index_room()).then(|| wanted_index_lines(needed))
     }
 
     /// Whether the index never grew, so that all programs there are look at the same one.
@@ -254,8 +262,10 @@ impl TwoSlots {
         self.maps.forget_index(target)?;
         // Until all steps are done it isn't known what the slot holds, so nothing is put back
         // before.
-        carry_out(&mut self.maps, target, rebuild(&idle, &compiled.tables))
-            .and_then(|()| self.maps.build_index(target, &compiled.tables))
+        let (old, new) = (&*idle, &compiled.tables);
+        carry_out(&mut self.maps, target, rebuild_for_grants(old, new))
+            .and_then(|()| insert_grants(&mut self.maps, target, || new_grants(old, new)))
+            .and_then(|()| self.maps.build_index(target, new))
             .context("the new tables can't be written; the old ones stay in force")?;
         // The store that puts the slot in force must not overtake those that fill it.
         self.maps.wait_for_packets()?;
@@ -385,7 +395,7 @@ impl TwoSlots {
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.maps.index_crowded(self.active) > CROWDED
-            && self.wanted_lines(&self.in_force.tables).is_none()
+            && index_lines(&self.in_force.tables.grants) <= self.maps.index_room()
     }
 
     /// Clears rows that nothing leads to any more, so that they can be used again.
@@ -450,6 +460,22 @@ impl TwoSlots {
         }
         Ok(())
     }
+}
+
+/// Inserts destination prefixes, of which there may be a million.
+fn insert_grants<I: Iterator<Item = (IpNet, Grant)>>(
+    maps: &mut SharedMaps,
+    slot: SlotIndex,
+    grants: impl Fn() -> I + Sync,
+) -> Result<()> {
+    let number = AtomicUsize::new(1);
+    let each = || {
+        if number.fetch_add(1, Ordering::Relaxed).is_multiple_of(STEPS_OF_A_PART) {
+            service::alive();
+        }
+    };
+    maps.insert_grants(slot, grants, each)
+        .context("the map of destination prefixes refuses an entry")
 }
 
 fn carry_out(

@@ -258,7 +258,7 @@ fn key(way: CaseWay, frame: &[u8]) -> Result<FlowKey> {
 
 /// Holds the case against what the host decides.
 fn on_the_host(case: &Case, compiled: &Compiled, memory: &Memory) -> Result<Outcome> {
-    let Compiled { tables, meaning } = compiled;
+    let Compiled { tables, meaning, .. } = compiled;
     let outcome = decide_on_the_host(case.way, &case.frame, tables, memory)?;
     let verdict = outcome.verdict;
     let name = match verdict {

@@ -113,7 +113,7 @@ impl Setting {
         let (maps, events, provenance) = SharedMaps::open(&pins, sizes)?;
         let (mut slots, _) = TwoSlots::open(maps, provenance)?;
         let begin = Instant::now();
-        if let Some(lines) = slots.wanted_lines(&compiled.tables) {
+        if let Some(lines) = slots.wanted_lines(&compiled) {
             slots.grow_index(&pins, lines)?;
         }
         slots.swap(compiled)?;

@@ -11,6 +11,7 @@ use std::{
 
 use sluice_lab::{
     dns_server::DnsServer,
+    gap::next_layout,
     gateway::{Answer, Configuration, Gateway, answer},
     listener::Listeners,
     netns::Namespace,
@@ -19,7 +20,26 @@ use sluice_lab::{
     topology::{Clients, RESOLVER, Topology},
 };
 
-use crate::support::{GATEWAY, POLICY, check_off, check_tcp, configuration, has_program, zone};
+use crate::support::{
+    GATEWAY, POLICY, check_off, check_tcp, configuration, has_program, program, zone,
+};
+
+/// The usual policy with no NICs but these inside ones, as TOML.
+fn inside_only(nics: &str) -> Configuration {
+    let gateway =
+        GATEWAY.replace(r#"["lan0"]"#, nics).replace(r#"outside = ["wan0"]"#, "outside = []");
+    Configuration::new(gateway).policy("test", POLICY)
+}
+
+/// Puts another program on a NIC. Any will do; this one comes from a gateway's that is on `by` for a moment.
+fn occupy(lab: &Topology, nic: &str, by: &str) {
+    let mut donor = Gateway::new(lab, &inside_only(&format!("[{by:?}]"))).unwrap();
+    donor.start().unwrap();
+    let attached = donor.pins().pins().into_iter().any(|pin| attach(&lab.gateway, nic, &pin));
+    assert!(attached, "no program among {:?}", donor.pins().pins());
+    donor.stop().unwrap();
+    donor.detach().unwrap();
+}
 
 /// A refusal comes at once; this bounds a test in which none comes.
 const REFUSAL: Duration = Duration::from_secs(10);
@@ -52,27 +72,44 @@ fn a_second_daemon_on_the_same_nic_is_refused() {
 fn a_nic_with_another_program_is_refused_and_no_other_nic_is_touched() {
     let lab = Topology::new(Clients::Two).unwrap();
     let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
-    // Any program will do as the foreign one. This one comes from another gateway's pins.
-    let on_lan1 = GATEWAY
-        .replace(r#"["lan0"]"#, r#"["lan1"]"#)
-        .replace(r#"outside = ["wan0"]"#, "outside = []");
-    let mut donor =
-        Gateway::new(&lab, &Configuration::new(on_lan1).policy("test", POLICY)).unwrap();
-    donor.start().unwrap();
-    let attached = donor.pins().pins().into_iter().any(|pin| attach(&lab.gateway, "wan0", &pin));
-    assert!(attached, "no program among {:?}", donor.pins().pins());
-    donor.stop().unwrap();
-    donor.detach().unwrap();
-
-    let both = GATEWAY
-        .replace(r#"["lan0"]"#, r#"["lan0", "wan0"]"#)
-        .replace(r#"outside = ["wan0"]"#, "outside = []");
-    let gateway = Gateway::new(&lab, &Configuration::new(both).policy("test", POLICY)).unwrap();
+    occupy(&lab, "wan0", "lan1");
+    let gateway = Gateway::new(&lab, &inside_only(r#"["lan0", "wan0"]"#)).unwrap();
     let refused = refuse(bounded(&lab.gateway, &gateway));
     assert!(refused.contains("wan0") && refused.contains("XDP"), "{refused}");
     check_off(&lab.gateway, "lan0");
     assert!(has_program(&lab.gateway, "wan0"), "the other program is left alone");
     assert!(gateway.pins().pins().is_empty());
+}
+
+#[test]
+fn an_upgrade_that_fails_half_way_leaves_the_older_filter_as_it_was() {
+    let next = next_layout().expect("the test command builds it");
+    let lab = Topology::new(Clients::Two).unwrap();
+    let _dns = DnsServer::start(&lab.internet, RESOLVER, &zone()).unwrap();
+    let _listeners = Listeners::start(&lab.internet, [443], []).unwrap();
+    occupy(&lab, "lan1", "wan0");
+    let mut gateway = Gateway::new(&lab, &inside_only(r#"["lan0"]"#)).unwrap();
+    gateway.start().unwrap();
+    check_tcp(&lab.client, "104.46.162.96:443", Outcome::Answered);
+    gateway.kill();
+    let (pins, older) = (gateway.pins().pins(), gateway.binary().to_owned());
+    let before = program(&lab.gateway, "lan0");
+    assert!(before.is_some());
+
+    // On lan0 the next build's program has taken the older one's place when it is refused on lan1.
+    gateway.configure(&inside_only(r#"["lan0", "lan1"]"#)).unwrap();
+    gateway.use_binary(next);
+    let refused = refuse(bounded(&lab.gateway, &gateway));
+    assert!(refused.contains("lan1") && refused.contains("XDP"), "{refused}");
+    assert_eq!(program(&lab.gateway, "lan0"), before, "the older program is back");
+    assert_eq!(gateway.pins().pins(), pins);
+    check_tcp(&lab.client, "104.46.162.96:443", Outcome::Answered);
+    check_tcp(&lab.client, "198.51.100.7:443", Outcome::Silence);
+
+    gateway.use_binary(older);
+    gateway.configure(&inside_only(r#"["lan0"]"#)).unwrap();
+    gateway.start().unwrap();
+    check_tcp(&lab.client, "104.46.162.96:443", Outcome::Answered);
 }
 
 #[test]

@@ -111,9 +111,14 @@ pub(crate) fn explain(gateway: &Gateway<'_>, arguments: &str) -> (Option<i32>, V
 
 /// Whether an XDP program is on a NIC.
 pub(crate) fn has_program(namespace: &Namespace, nic: &str) -> bool {
+    program(namespace, nic).is_some()
+}
+
+/// The XDP program that is on a NIC, as `ip` tells of it.
+pub(crate) fn program(namespace: &Namespace, nic: &str) -> Option<Value> {
     let text = run(namespace.command("ip").args(["-json", "link", "show", nic])).unwrap();
     let links: Value = serde_json::from_str(&text).unwrap();
-    links[0].get("xdp").is_some()
+    links[0].get("xdp").cloned()
 }
 
 /// Waits until no XDP program is on a NIC: the kernel takes one off a moment after its link's last

@@ -311,3 +311,33 @@ fn many_hosts_are_found_without_the_trie() {
     assert!(unsure < grants.len() / 25, "{unsure} of {} are left to the trie", grants.len());
     assert!(memory.layout.lines < 120_000, "{} lines", memory.layout.lines);
 }
+
+/// Addresses as they are given out: one after the other, at fixed distances, at random in one range.
+#[test]
+fn hardly_a_line_is_full_whatever_the_addresses_have_in_common() {
+    type Kind = fn(u32, u32) -> IpAddr;
+    fn v6(bits: u128) -> IpAddr {
+        IpAddr::from(bits.to_be_bytes())
+    }
+    let spread = |number: u32| number.wrapping_mul(0x9e37_79b1) >> 12;
+    let kinds: [(&str, Kind); 6] = [
+        ("one after the other", |n, _| IpAddr::from((0x3400_0000 + n).to_be_bytes())),
+        ("the fifth of each /24", |n, _| IpAddr::from((0x3400_0005 + n * 256).to_be_bytes())),
+        ("at random in a /12", |_, r| IpAddr::from((0x3400_0000 + r).to_be_bytes())),
+        ("one of each /32", |n, _| v6(u128::from(0x2600_0000 + n) << 96 | 1)),
+        ("one of a few of each /32", |_, r| v6(u128::from(0x2600_0000 + r) << 96 | 1)),
+        ("hosts of a /64", |n, _| v6(0x2600_u128 << 112 | u128::from(n))),
+    ];
+    for (what, address) in kinds {
+        let count = 60_000;
+        let addresses: BTreeSet<IpAddr> = (0..count).map(|n| address(n, spread(n))).collect();
+        let grants: BTreeMap<IpNet, Grant> =
+            addresses.iter().map(|address| (IpNet::from(*address), Grant::new(1).used())).collect();
+        let memory = Memory::new(&grants, u32::MAX);
+        let unsure = addresses
+            .iter()
+            .filter(|address| find(&&memory, &memory.layout, number(**address)).is_unsure())
+            .count();
+        assert!(unsure * 20 < addresses.len(), "{what}: {unsure} of {}", addresses.len());
+    }
+}

@@ -273,7 +273,7 @@ struct Means<'a> {
 }
 
 impl<'a> Means<'a> {
-    fn of(Compiled { tables, meaning }: &'a Compiled) -> Self {
+    fn of(Compiled { tables, meaning, .. }: &'a Compiled) -> Self {
         let SlotSettings { classes, port_classes, .. } = tables.settings;
         let permit = |row: u32, class: u32, port_class: u32| {
             let cell = |class| tables.cells.get(row * classes + class);

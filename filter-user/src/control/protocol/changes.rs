@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ReloadRequest;
+use super::{ReloadRequest, Reloaded};
 use crate::diff::Difference;
 
 /// A wish to allow something beside the policy.
@@ -116,18 +116,11 @@ pub struct Preview {
 pub struct Applied {
     /// Its number in the history; `null` where it could not be kept there.
     pub policy: Option<u64>,
-    /// The policy in force now, as `status` counts.
-    pub generation: u64,
-    /// Its rules.
-    pub rules: usize,
     /// Within how many seconds it has to be confirmed; `null`: it stays.
     pub confirm_within_s: Option<u32>,
-    /// What it makes one wonder about.
-    pub warnings: Vec<String>,
-    /// Flows that were cut.
-    pub cut_flows: usize,
-    /// Flows that go on though the policy allows them no more.
-    pub kept_flows: usize,
+    /// The policy that is in force now.
+    #[serde(flatten)]
+    pub reloaded: Reloaded,
 }
 
 /// The answer to a confirmation.
