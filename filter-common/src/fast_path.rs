@@ -356,12 +356,15 @@ fn may_go_on<T: Tables>(
         return true;
     }
     packet.set_key(key, Way::Outgoing);
-    if follows && tables.flow(key).is_some() {
-        return true;
-    }
     if settings.flags & SlotSettings::KEEP != 0 && tables.is_kept(key) {
         return true;
     }
+    if !follows || !tables.may_have_inbound() {
+        return false;
+    }
+    if tables.flow(key).is_some() {
+        return true;
+    }
     key.local_port = 0;
-    follows && tables.flow(key).is_some()
+    tables.flow(key).is_some()
 }

@@ -83,6 +83,11 @@ pub trait Tables {
     /// The flow with this tuple, also one that has expired.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
 
+    /// Whether any flow may have been opened from outside.
+    fn may_have_inbound(&self) -> bool {
+        true
+    }
+
     /// Remembers a flow, in the place of one with the same tuple. Does nothing where it observes.
     fn open_flow(&self, key: &FlowKey, record: &FlowRecord);
 

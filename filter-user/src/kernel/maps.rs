@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 29] = [
+pub(super) const SHARED: [&str; 30] = [
     "ACTIVE",
     "DEADLINE",
     "SETTINGS",
@@ -61,6 +61,7 @@ pub(super) const SHARED: [&str; 29] = [
     "MOVES",
     "WRITTEN",
     "FLOWS",
+    "NO_INBOUND",
     "KEPT_FLOWS",
     "FRAGMENTS",
     "INTERFACES",
@@ -276,11 +277,16 @@ impl SharedMaps {
             grant_cells: pinned_length(pins, "CELLS")?
                 .map_or(wanted.grant_cells, |length| length / SLOTS),
         };
+        let fresh = !pins.map("FLOWS").exists();
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", sizes.flows);
         loader.map_max_entries("CELLS", sizes.grant_cells * SLOTS);
         let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
+        let mut no_inbound: Array<_, u32> = take(&mut ebpf, "NO_INBOUND")?;
+        if fresh {
+            no_inbound.set(0, 1, 0)?;
+        }
         let maps = Self {
             active: take(&mut ebpf, "ACTIVE")?,
             deadline: take(&mut ebpf, "DEADLINE")?,
@@ -384,7 +390,7 @@ impl SharedMaps {
     ///
     /// # Errors
     ///
-    /// A map can't be written, or is full.
+    /// A map can't be written, or is full, or there is no second thread.
     pub fn insert_grants<I: Iterator<Item = (IpNet, Grant)>>(
         &mut self,
         slot: SlotIndex,
@@ -392,8 +398,8 @@ impl SharedMaps {
         each: impl Fn() + Sync,
     ) -> Result<()> {
         let Tries { grants4, grants6, .. } = self.tries_of(slot);
-        let (v4, v6) = thread::scope(|scope| {
-            let v4 = scope.spawn(|| {
+        thread::scope(|scope| {
+            let v4 = || {
                 grants().try_for_each(|(prefix, grant)| match prefix {
                     IpNet::V4(prefix) => {
                         each();
@@ -401,7 +407,8 @@ impl SharedMaps {
                     }
                     IpNet::V6(_) => Ok(()),
                 })
-            });
+            };
+            let v4 = thread::Builder::new().spawn_scoped(scope, v4)?;
             let v6 = grants().try_for_each(|(prefix, grant)| match prefix {
                 IpNet::V6(prefix) => {
                     each();
@@ -409,11 +416,10 @@ impl SharedMaps {
                 }
                 IpNet::V4(_) => Ok(()),
             });
-            (v4.join(), v6)
-        });
-        // A panic is none of this thread's, and ends the daemon as one of its own would.
-        v4.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok(v6?)
+            // A panic is none of this thread's, and ends the daemon as one of its own would.
+            v4.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(v6?)
+        })
     }
 
     fn tries_of(&mut self, slot: SlotIndex) -> &mut Tries {

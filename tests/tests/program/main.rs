@@ -11,6 +11,7 @@
 )]
 
 mod cases;
+mod inbound;
 mod random;
 mod remembered;
 mod steps;
