@@ -187,7 +187,8 @@ fn sluice_egress(context: TcContext) -> i32 {
         unsafe { ((*context.skb.skb).ingress_ifindex, (*context.skb.skb).gso_segs) };
     let side = if global(&SIDE) == interface::OUTSIDE { Side::Outside } else { Side::Inside };
     let segments = if segments == 0 { 1 } else { segments };
-    if fast_leaving(&context, scratch, nic, side, ingress_of(from), segments).is_some() {
+    let from = ingress_of(from);
+    if fast_leaving(&context, scratch, nic, side, from, segments).is_some() {
         return TC_NEXT;
     }
     let frame = PacketFrame::of_tc(&context, &raw mut scratch.cell);
@@ -195,7 +196,7 @@ fn sluice_egress(context: TcContext) -> i32 {
         return TC_ACT_SHOT;
     };
     let workspace = &mut scratch.workspace;
-    let verdict = egress(&frame, &slot, workspace, side, ingress_of(from), segments);
+    let verdict = egress(&frame, &slot, workspace, side, from, segments);
     let mode = slot.mode();
     record(nic, &frame, &workspace.headers, verdict, mode);
     if verdict.passes(mode) { TC_NEXT } else { TC_ACT_SHOT }
