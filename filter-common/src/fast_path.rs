@@ -39,6 +39,19 @@ pub struct Packet {
     pub tcp_flags: u8,
 }
 
+/// A family of addresses. Each has code of its own down to the verdict: where one
+/// code serves both, whatever is read is one of two things, and there are too many of them for the registers.
+trait Family {
+    /// Reads a packet of the family, as [`read`] does.
+    fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet>;
+}
+
+/// IPv4.
+enum Ipv4 {}
+
+/// IPv6.
+enum Ipv6 {}
+
 /// The verdict on a frame that entered an inside NIC; `None` where [`decide`](crate::decide::decide)
 /// has to be asked. What is dropped without an answer is counted as left out by sampling. `key` is asked for where
 /// flows are.
@@ -48,7 +61,20 @@ pub fn fast_inside<'k, F: Frame + ?Sized, S: Shortcuts>(
     shortcuts: &S,
     key: impl FnOnce() -> Option<&'k mut FlowKey>,
 ) -> Option<Verdict> {
-    let packet = read(frame)?;
+    match frame.head::<14>()?.be16(12) {
+        ethertype::IPV4 => inside::<Ipv4, F, S>(frame, shortcuts, key),
+        ethertype::IPV6 => inside::<Ipv6, F, S>(frame, shortcuts, key),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn inside<'k, V: Family, F: Frame + ?Sized, S: Shortcuts>(
+    frame: &F,
+    shortcuts: &S,
+    key: impl FnOnce() -> Option<&'k mut FlowKey>,
+) -> Option<Verdict> {
+    let packet = V::read(frame)?;
     let destination = packet.destination;
     if is_special(destination) {
         return None;
@@ -58,7 +84,7 @@ pub fn fast_inside<'k, F: Frame + ?Sized, S: Shortcuts>(
         _ => Selector::udp(packet.destination_port),
     };
     let class = shortcuts.known_class(packet.source)?;
-    let question = shortcuts.question(destination)?;
+    let question = shortcuts.question(destination);
     let (known, permit) = shortcuts.remembered(question, destination, (class, selector));
     if permit.is_granted() {
         return Some(Verdict::Permit(permit));
@@ -68,7 +94,7 @@ pub fn fast_inside<'k, F: Frame + ?Sized, S: Shortcuts>(
     if grant.is_own() {
         return None;
     }
-    let tables = shortcuts.tables();
+    let tables = &shortcuts.tables()?;
     let settings = tables.settings();
     match judge(tables, &packet, settings, (grant, class, selector))? {
         Verdict::Drop(reason) => {
@@ -109,12 +135,25 @@ pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
     shortcuts: &S,
     key: &mut FlowKey,
 ) -> Option<Verdict> {
-    let packet = read(frame)?;
+    match frame.head::<14>()?.be16(12) {
+        ethertype::IPV4 => outside::<Ipv4, F, S>(frame, shortcuts, key),
+        ethertype::IPV6 => outside::<Ipv6, F, S>(frame, shortcuts, key),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
+    frame: &F,
+    shortcuts: &S,
+    key: &mut FlowKey,
+) -> Option<Verdict> {
+    let packet = V::read(frame)?;
     let destination = packet.destination;
     if is_special(destination) {
         return None;
     }
-    let question = shortcuts.question(destination)?;
+    let question = shortcuts.question(destination);
     let nothing = (Class::NONE, Selector::ECHO);
     let (known, _) = shortcuts.remembered(question, destination, nothing);
     let grant = grant(frame, shortcuts, question, destination, known)?;
@@ -124,7 +163,7 @@ pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
     if shortcuts.known_class(packet.source)? == Class::NONE {
         return None;
     }
-    let tables = shortcuts.tables();
+    let tables = &shortcuts.tables()?;
     let Packet { protocol, tcp_flags, .. } = packet;
     packet.set_key(key, Way::Incoming);
     let found = tables.flow(key)?;
@@ -148,6 +187,9 @@ pub fn fast_egress<F: Frame + ?Sized, T: Tables>(
     ingress: Ingress,
     segments: u32,
 ) -> Option<Verdict> {
+    if segments != 1 {
+        return None;
+    }
     let reason = match (side, ingress) {
         (_, Ingress::Own) => PassReason::Own,
         (_, Ingress::Inside) | (Side::Inside, Ingress::Foreign) => PassReason::Forwarded,
@@ -155,10 +197,21 @@ pub fn fast_egress<F: Frame + ?Sized, T: Tables>(
             return None;
         }
     };
-    if segments != 1 {
-        return None;
+    match frame.head::<14>()?.be16(12) {
+        ethertype::IPV4 => leaving::<Ipv4, F, T>(frame, tables, key, reason),
+        ethertype::IPV6 => leaving::<Ipv6, F, T>(frame, tables, key, reason),
+        _ => None,
     }
-    let packet = read(frame)?;
+}
+
+#[inline(always)]
+fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &T,
+    key: &mut FlowKey,
+    reason: PassReason,
+) -> Option<Verdict> {
+    let packet = V::read(frame)?;
     let is_question = packet.destination_port == DNS_PORT
         && tables.settings().flags & SlotSettings::INTERCEPT != 0;
     if is_question || is_special(packet.destination) || is_special(packet.source) {
@@ -184,13 +237,30 @@ impl Packet {
     /// The key becomes that of the packet's flow, as [`FlowKey::set`] would have made it.
     #[inline(always)]
     pub fn set_key(&self, key: &mut FlowKey, way: Way) {
-        key.ip_version = match self.source {
+        let (source, destination) = (words(self.source), words(self.destination));
+        let (from, to) = (self.source_port.to_ne_bytes(), self.destination_port.to_ne_bytes());
+        let ([l0, l1], [r0, r1], [local, local_low], [remote, remote_low]) = match way {
+            Way::Outgoing => (from, to, source, destination),
+            Way::Incoming => (to, from, destination, source),
+        };
+        let version = match self.source {
             Number::V4(_) => 4,
             Number::V6(..) => 6,
         };
-        key.protocol = self.protocol;
-        let ports = (self.source_port, self.destination_port);
-        key.set_ends((&self.source.address(), &self.destination.address()), ports, way);
+        let last = u64::from_ne_bytes([l0, l1, r0, r1, self.protocol, version, 0, 0]);
+        *key = FlowKey::from_words([local, local_low, remote, remote_low, last]);
+    }
+}
+
+/// An address as the words of a flow's key.
+#[inline(always)]
+const fn words(address: Number) -> [u64; 2] {
+    match address {
+        Number::V4(address) => {
+            let [a, b, c, d] = address.to_be_bytes();
+            [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0]
+        }
+        Number::V6(high, low) => [high.to_be(), low.to_be()],
     }
 }
 
@@ -200,44 +270,53 @@ impl Packet {
 /// length is not known here, is left to `decide`.
 #[inline(always)]
 pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
-    let head = frame.head::<42>()?;
-    match head.be16(12) {
-        ethertype::IPV4 => {
-            // Version 4, no options; no fragment, whatever the flag says that forbids to make some.
-            if head.byte(14) != 0x45 || head.be16(20) & 0x3fff != 0 {
-                return None;
-            }
-            let length = u32::from(head.be16(16));
-            let addresses = (Number::V4(head.be32(26)), Number::V4(head.be32(30)));
-            let protocol = head.byte(23);
-            let end = 14 + length;
-            if !is_end(end, frame.len()) {
-                return None;
-            }
-            match protocol {
-                protocol::UDP => udp(&head, 34, end, addresses),
-                protocol::TCP => tcp(&frame.head::<54>()?, 34, end, addresses),
-                _ => None,
-            }
-        }
-        ethertype::IPV6 => {
-            let head = frame.head::<62>()?;
-            if head.byte(14) >> 4 != 6 {
-                return None;
-            }
-            let end = 54 + u32::from(head.be16(18));
-            if !is_end(end, frame.len()) {
-                return None;
-            }
-            let source = Number::V6(head.be64(22), head.be64(30));
-            let addresses = (source, Number::V6(head.be64(38), head.be64(46)));
-            match head.byte(20) {
-                protocol::UDP => udp(&head, 54, end, addresses),
-                protocol::TCP => tcp(&frame.head::<74>()?, 54, end, addresses),
-                _ => None,
-            }
-        }
+    match frame.head::<14>()?.be16(12) {
+        ethertype::IPV4 => Ipv4::read(frame),
+        ethertype::IPV6 => Ipv6::read(frame),
         _ => None,
+    }
+}
+
+impl Family for Ipv4 {
+    #[inline(always)]
+    fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+        let head = frame.head::<42>()?;
+        // Version 4, no options; no fragment, whatever the flag says that forbids to make some.
+        if head.byte(14) != 0x45 || head.be16(20) & 0x3fff != 0 {
+            return None;
+        }
+        let length = u32::from(head.be16(16));
+        let addresses = (Number::V4(head.be32(26)), Number::V4(head.be32(30)));
+        let end = 14 + length;
+        if !is_end(end, frame.len()) {
+            return None;
+        }
+        match head.byte(23) {
+            protocol::UDP => udp(&head, 34, end, addresses),
+            protocol::TCP => tcp(&frame.head::<54>()?, 34, end, addresses),
+            _ => None,
+        }
+    }
+}
+
+impl Family for Ipv6 {
+    #[inline(always)]
+    fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+        let head = frame.head::<62>()?;
+        if head.byte(14) >> 4 != 6 {
+            return None;
+        }
+        let end = 54 + u32::from(head.be16(18));
+        if !is_end(end, frame.len()) {
+            return None;
+        }
+        let source = Number::V6(head.be64(22), head.be64(30));
+        let addresses = (source, Number::V6(head.be64(38), head.be64(46)));
+        match head.byte(20) {
+            protocol::UDP => udp(&head, 54, end, addresses),
+            protocol::TCP => tcp(&frame.head::<74>()?, 54, end, addresses),
+            _ => None,
+        }
     }
 }
 

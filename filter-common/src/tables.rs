@@ -108,8 +108,8 @@ pub trait Shortcuts {
     /// The tables themselves.
     type Slot: Tables;
 
-    /// The tables themselves.
-    fn tables(&self) -> &Self::Slot;
+    /// The tables themselves; `None` where they can't be had, which only the kernel's verifier believes in.
+    fn tables(&self) -> Option<Self::Slot>;
 
     /// What a look-up of a destination begins with.
     type Question: Copy;
@@ -119,8 +119,8 @@ pub trait Shortcuts {
     fn known_class(&self, source: Number) -> Option<Class>;
 
     /// Begins to look a destination up. Whatever is found from here on may be remembered, as long as
-    /// nothing changes in between; `None` where nothing may be.
-    fn question(&self, destination: Number) -> Option<Self::Question>;
+    /// nothing changes in between.
+    fn question(&self, destination: Number) -> Self::Question;
 
     /// The grant that is remembered of a destination; unsure where there is none. And the permit for a
     /// class and a selector, if that is what was remembered beside it, or [`Permit::DENIED`].

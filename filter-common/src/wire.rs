@@ -539,8 +539,11 @@ const _: () = assert!(size_of::<Observation>() == 24 && align_of::<Observation>(
 /// A flow as the NIC sees it through which it was opened: its local end is on the gateway's side
 /// of that NIC, after source NAT and before destination NAT. Addresses are in network byte order,
 /// IPv4 in the first four bytes and zeros behind; ports are in host order.
+///
+/// It lies on whole words, so that it can be written in them: the kernel reads a key in words, and a processor makes
+/// whoever reads what several smaller stores have just written wait for all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FlowKey {
     /// The address on the gateway's side.
     pub local: [u8; 16],
@@ -558,7 +561,17 @@ pub struct FlowKey {
     pub reserved: [u8; 2],
 }
 
-const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 2);
+const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
+
+impl FlowKey {
+    /// The key with these words, in the order in which they lie in memory, each as the processor reads it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u64; 5]) -> Self {
+        // SAFETY: both are 40 bytes of integers without padding, of which every pattern is a value.
+        unsafe { core::mem::transmute(words) }
+    }
+}
 
 /// What is known of a flow. Ticks are the kernel's jiffies. Counters are those of whole frames
 /// from the Ethernet header on, as they are on the wire: segments that leave as one packet count

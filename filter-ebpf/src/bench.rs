@@ -54,15 +54,15 @@ fn steps(context: &XdpContext) -> Option<()> {
     }
     let remembered = Memory::of_this_cpu()?;
     let fast = FastSlot::active(nic, global(&LINES), remembered)?;
-    let slot = fast.slot();
-    let frame = PacketFrame::first_buffer(context, Memory::cell(remembered));
+    let frame = PacketFrame::first_buffer(context, Memory::cell_of(remembered));
     if stage == stage::SLOT {
-        return (slot.settings().classes != 0).then_some(());
+        return Some(());
     }
     let packet = read(&frame)?;
     if stage == stage::PARSE {
         return Some(());
     }
+    let slot = fast.tables()?;
     if stage == stage::FLOW {
         let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: as in `ingress`.
@@ -79,7 +79,7 @@ fn steps(context: &XdpContext) -> Option<()> {
         return Some(());
     }
     let wanted = (class, Selector::tcp(packet.destination_port));
-    let question = fast.question(destination)?;
+    let question = fast.question(destination);
     let (known, permit) = fast.remembered(question, destination, wanted);
     if permit.is_granted() || stage == stage::MEMORY {
         return Some(());

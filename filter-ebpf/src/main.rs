@@ -106,7 +106,7 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
     let frame = PacketFrame::of_xdp(context, &raw mut scratch.cell);
     let workspace = &mut scratch.workspace;
     let role = role();
-    let Some(slot) = Slot::active(nic, role, global(&LINES), &raw mut scratch.cell) else {
+    let Some(slot) = Slot::active(nic, role) else {
         return xdp_action::XDP_DROP;
     };
     let decision = match side {
@@ -149,7 +149,7 @@ fn fast(context: &XdpContext, side: Side, nic: u32) -> Option<u32> {
     }
     let remembered = Memory::of_this_cpu()?;
     let slot = FastSlot::active(nic, lines, remembered)?;
-    let frame = PacketFrame::first_buffer(context, Memory::cell(remembered));
+    let frame = PacketFrame::first_buffer(context, Memory::cell_of(remembered));
     let verdict = match side {
         Side::Inside => fast_inside(&frame, &slot, flow_key)?,
         Side::Outside => fast_outside(&frame, &slot, flow_key()?)?,
@@ -192,7 +192,7 @@ fn sluice_egress(context: TcContext) -> i32 {
         return TC_NEXT;
     }
     let frame = PacketFrame::of_tc(&context, &raw mut scratch.cell);
-    let Some(slot) = Slot::active(nic, role(), global(&LINES), &raw mut scratch.cell) else {
+    let Some(slot) = Slot::active(nic, role()) else {
         return TC_ACT_SHOT;
     };
     let workspace = &mut scratch.workspace;
@@ -212,12 +212,11 @@ fn fast_leaving(
     from: Ingress,
     segments: u32,
 ) -> Option<()> {
-    let lines = global(&LINES);
-    if lines == 0 || role() != Role::Enforcing {
+    if global(&LINES) == 0 || role() != Role::Enforcing {
         return None;
     }
     let frame = PacketFrame::first_buffer_of_tc(context, &raw mut scratch.cell);
-    let slot = Slot::active(nic, Role::Enforcing, lines, &raw mut scratch.cell)?;
+    let slot = Slot::active(nic, Role::Enforcing)?;
     let key = &mut scratch.workspace.key;
     let verdict = fast_egress(&frame, &slot, key, side, from, segments)?;
     // It passes in any mode.

@@ -24,10 +24,7 @@ use filter_common::{
     wire::{Active, Grant, Permit, STRIPE_BITS, Selector},
 };
 
-use crate::{
-    branchless::is_less,
-    maps::{MOVES, REMEMBERED},
-};
+use crate::maps::{MOVES, REMEMBERED};
 
 /// Pairs of destinations, as powers of two.
 const PAIRS4_BITS: u32 = 13;
@@ -59,11 +56,14 @@ const _: () = assert!(core::mem::offset_of!(Remembered, grants4) % 64 == 0);
 const _: () = assert!(core::mem::offset_of!(Remembered, grants6) % 64 == 0);
 const _: () = assert!(size_of::<KnownGrant4>() == 32 && size_of::<KnownGrant6>() == 64);
 
-/// The lower halves of the hashes of two destinations, the first one's below. Most destinations that nothing
-/// is remembered of are told by them, in a table that the processor's nearest caches hold.
+/// The lowest bytes of the hashes of two destinations. Most destinations that nothing is remembered of are told
+/// by them, in a table that the processor's nearest cache holds half of.
 #[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Tags(u32);
+#[repr(C)]
+struct Tags {
+    first: u8,
+    second: u8,
+}
 
 /// What was found of an IPv4 destination. A pair fills a line.
 #[derive(Clone, Copy)]
@@ -126,6 +126,8 @@ impl Question {
 #[derive(Clone, Copy)]
 pub(crate) struct Memory {
     remembered: *mut Remembered,
+    /// A counter for each stripe.
+    moves: *const u64,
     epoch: u64,
 }
 
@@ -150,24 +152,34 @@ impl Memory {
             header.epoch = header.epoch.checked_add(1 << STRIPE_BITS)?;
         }
         // Before any policy there is nothing to remember.
-        if header.epoch == 0 { None } else { Some(Self { remembered, epoch: header.epoch }) }
+        if header.epoch == 0 {
+            return None;
+        }
+        // Looked up here, before anything of the packet is read: a call takes five registers.
+        let moves = MOVES.get_ptr(0)?.cast();
+        Some(Self { remembered, moves, epoch: header.epoch })
     }
 
     /// The cell for what the verifier must forget.
     #[inline(always)]
-    pub(crate) fn cell(remembered: *mut Remembered) -> *mut u32 {
+    pub(crate) fn cell_of(remembered: *mut Remembered) -> *mut u32 {
         // SAFETY: the pointer is to a whole value.
         unsafe { &raw mut (*remembered).cell }
     }
 
-    /// What has to be known before a destination is looked up; `None` where nothing may be remembered.
+    /// The same, of this memory.
     #[inline(always)]
-    pub(crate) fn question(&self, destination: Number) -> Option<Question> {
+    pub(crate) fn cell(&self) -> *mut u32 {
+        Self::cell_of(self.remembered)
+    }
+
+    /// What has to be known before a destination is looked up.
+    #[inline(always)]
+    pub(crate) fn question(&self, destination: Number) -> Question {
         let hash = hash(destination);
-        let counters = MOVES.get_ptr(0)?.cast::<u64>();
         // SAFETY: there is a counter for each stripe; volatile, as another CPU writes the aligned word.
-        let counter = unsafe { core::ptr::read_volatile(counters.add(stripe(hash) as usize)) };
-        Some(Question { hash, stamp: self.epoch | counter })
+        let counter = unsafe { core::ptr::read_volatile(self.moves.add(stripe(hash) as usize)) };
+        Question { hash, stamp: self.epoch | counter }
     }
 
     /// The grant that is remembered, unsure where there is none, and the permit beside it if it is for what
@@ -257,7 +269,7 @@ impl Memory {
         unsafe {
             let tags = (&raw mut (*self.remembered).tags4).cast::<Tags>();
             let pairs = (&raw mut (*self.remembered).grants4).cast::<[KnownGrant4; 2]>();
-            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: hash & 0xffff }
+            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: tag(hash) }
         }
     }
 
@@ -268,7 +280,7 @@ impl Memory {
         unsafe {
             let tags = (&raw mut (*self.remembered).tags6).cast::<Tags>();
             let pairs = (&raw mut (*self.remembered).grants6).cast::<[KnownGrant6; 2]>();
-            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: hash & 0xffff }
+            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: tag(hash) }
         }
     }
 
@@ -291,24 +303,26 @@ struct Pair<K> {
     tags: *mut Tags,
     /// The first of two.
     grants: *mut K,
-    tag: u32,
+    tag: u8,
 }
 
 // === impl Pair ===
 
 impl<K: Copy + 'static> Pair<K> {
-    /// The one that may be of the destination, if any. Which of the two can't be foretold, so that there is no
-    /// branch on it.
+    /// The one that may be of the destination, if any. Most are the first one: where a processor has learned that, it
+    /// fetches what is known before it has compared the tags.
     #[inline(always)]
     fn known(&self) -> Option<&'static K> {
         // SAFETY: the pointers are to values in memory that this packet has for itself.
         unsafe {
-            let Tags(tags) = *self.tags;
-            let (first, second) = ((tags & 0xffff) ^ self.tag, (tags >> 16) ^ self.tag);
-            if u64::from(first) * u64::from(second) != 0 {
-                return None;
+            let tags = *self.tags;
+            if tags.first == self.tag {
+                Some(&*self.grants)
+            } else if tags.second == self.tag {
+                Some(&*self.grants.add(1))
+            } else {
+                None
             }
-            Some(&*self.grants.add(is_less(0, u64::from(first)) as usize))
         }
     }
 
@@ -317,15 +331,22 @@ impl<K: Copy + 'static> Pair<K> {
     fn keep(&self, known: K, is_same: impl Fn(&K) -> bool) {
         // SAFETY: as above.
         unsafe {
-            let Tags(mut tags) = *self.tags;
+            let mut tags = *self.tags;
             if !is_same(&*self.grants) {
                 *self.grants.add(1) = *self.grants;
-                tags <<= 16;
+                tags.second = tags.first;
             }
             *self.grants = known;
-            *self.tags = Tags((tags & 0xffff_0000) | self.tag);
+            *self.tags = Tags { first: self.tag, ..tags };
         }
     }
+}
+
+/// What of a hash stands among the tags.
+#[inline(always)]
+const fn tag(hash: u32) -> u8 {
+    let [tag, ..] = hash.to_le_bytes();
+    tag
 }
 
 /// A class and a selector as one number.

@@ -38,15 +38,14 @@ pub(crate) struct Slot {
     nic: u32,
     settings: &'static SlotSettings,
     role: Role,
-    /// Lines of the index of one slot; 0: there are no short cuts.
-    lines: u32,
-    /// For [`Lines::forget`]; as in frames.
-    cell: *mut u32,
 }
 
-/// The same for the fast path, which remembers.
+/// The same for the fast path, which remembers. Most packets need nothing else of the slot.
 pub(crate) struct FastSlot {
-    slot: Slot,
+    active: Active,
+    nic: u32,
+    /// Lines of the index of one slot.
+    lines: u32,
     memory: Memory,
 }
 
@@ -70,10 +69,14 @@ impl Slot {
     /// Reads the active word, once for the packet. There is always such a word, and a slot for it, which
     /// the verifier doesn't know.
     #[inline(always)]
-    pub(crate) fn active(nic: u32, role: Role, lines: u32, cell: *mut u32) -> Option<Self> {
-        let active = in_force()?;
+    pub(crate) fn active(nic: u32, role: Role) -> Option<Self> {
+        Self::of(in_force()?, nic, role)
+    }
+
+    #[inline(always)]
+    fn of(active: Active, nic: u32, role: Role) -> Option<Self> {
         let settings = SETTINGS.get(active.slot())?;
-        Some(Self { active, nic, settings, role, lines, cell })
+        Some(Self { active, nic, settings, role })
     }
 
     /// What is done with denied packets; anything but the value for audit enforces.
@@ -86,20 +89,6 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn word(&self) -> Active {
         self.active
-    }
-
-    /// The index, looked at after a value was read.
-    #[inline(always)]
-    fn lines(&self, read: u64) -> SlotLines {
-        let count = self.lines;
-        let first = atomic::behind(self.active.slot() * count, read);
-        SlotLines { first, count, cell: self.cell }
-    }
-
-    /// How the index is laid out, looked at after a value was read.
-    #[inline(always)]
-    fn layout(&self, read: u64) -> Option<&'static IndexLayout> {
-        LAYOUTS.get(atomic::behind(self.active.slot(), read))
     }
 
     #[inline(always)]
@@ -355,15 +344,22 @@ impl FastSlot {
     /// As [`Slot::active`]; `None` where the fast path can't help.
     #[inline(always)]
     pub(crate) fn active(nic: u32, lines: u32, remembered: *mut Remembered) -> Option<Self> {
-        let slot = Slot::active(nic, Role::Enforcing, lines, Memory::cell(remembered))?;
-        Some(Self { memory: Memory::with(remembered, slot.active)?, slot })
+        let active = in_force()?;
+        Some(Self { active, nic, lines, memory: Memory::with(remembered, active)? })
     }
 
-    /// The slot.
-    #[cfg(feature = "bench")]
+    /// The index, looked at after a value was read.
     #[inline(always)]
-    pub(crate) fn slot(&self) -> &Slot {
-        &self.slot
+    fn lines(&self, read: u64) -> SlotLines {
+        let count = self.lines;
+        let first = atomic::behind(self.active.slot() * count, read);
+        SlotLines { first, count, cell: self.memory.cell() }
+    }
+
+    /// How the index is laid out, looked at after a value was read.
+    #[inline(always)]
+    fn layout(&self, read: u64) -> Option<&'static IndexLayout> {
+        LAYOUTS.get(atomic::behind(self.active.slot(), read))
     }
 }
 
@@ -372,8 +368,8 @@ impl Shortcuts for FastSlot {
     type Question = Question;
 
     #[inline(always)]
-    fn tables(&self) -> &Slot {
-        &self.slot
+    fn tables(&self) -> Option<Slot> {
+        Slot::of(self.active, self.nic, Role::Enforcing)
     }
 
     #[inline(always)]
@@ -386,9 +382,9 @@ impl Shortcuts for FastSlot {
         if !is_plain(&address) {
             return None;
         }
-        let class = self.slot.class(0, &address).unwrap_or(Class::NONE);
-        let mixed = match self.slot.layout(0) {
-            Some(layout) => index::mixed_sources(&self.slot.lines(0), layout, source),
+        let class = self.tables()?.class(0, &address).unwrap_or(Class::NONE);
+        let mixed = match self.layout(0) {
+            Some(layout) => index::mixed_sources(&self.lines(0), layout, source),
             None => index::ALL_MIXED,
         };
         self.memory.keep_class(source, class, mixed);
@@ -396,7 +392,7 @@ impl Shortcuts for FastSlot {
     }
 
     #[inline(always)]
-    fn question(&self, destination: Number) -> Option<Question> {
+    fn question(&self, destination: Number) -> Question {
         self.memory.question(destination)
     }
 
@@ -413,8 +409,8 @@ impl Shortcuts for FastSlot {
     #[inline(always)]
     fn indexed(&self, question: Question, destination: Number) -> Found {
         let read = question.stamp();
-        match self.slot.layout(read) {
-            Some(layout) => index::find(&self.slot.lines(read), layout, destination),
+        match self.layout(read) {
+            Some(layout) => index::find(&self.lines(read), layout, destination),
             None => Found::UNSURE,
         }
     }
@@ -432,8 +428,8 @@ impl Shortcuts for FastSlot {
 
     #[inline(always)]
     fn mark_indexed(&self, destination: Number) {
-        if let Some(layout) = self.slot.layout(0) {
-            index::mark(&self.slot.lines(0), layout, destination);
+        if let Some(layout) = self.layout(0) {
+            index::mark(&self.lines(0), layout, destination);
         }
     }
 

@@ -13,13 +13,13 @@ use filter_common::{
     frame::Frame,
     parse::{Address, Headers, ethertype, protocol},
     reject::{Answer, answer_to},
-    tables::{Mode, Shortcuts, Tables as _},
+    tables::{Mode, Tables as _},
     verdict::{DropReason, PassReason, Verdict},
     wire::{
         AUDITED, AddressPair, COUNTERS_PER_NIC, FIRST_MATCH, FlowKey, Grant, Permit, SlotSettings,
     },
 };
-use filter_user::compile::MatchKey;
+use filter_user::compile::{MatchKey, View};
 use ipnet::IpNet;
 
 use crate::{
@@ -53,17 +53,16 @@ pub struct Judged {
 }
 
 /// Judges a frame.
-pub fn judge<F: Frame + ?Sized, S: Shortcuts>(frame: &F, shortcuts: &S) -> Judged {
+pub fn judge<F: Frame + ?Sized>(frame: &F, view: &View<'_>) -> Judged {
     let mut workspace = Workspace::default();
-    let tables = shortcuts.tables();
-    let decision = decide(frame, tables, &mut workspace);
+    let decision = decide(frame, view, &mut workspace);
     // Afterwards, as it leaves marks, too.
     let mut key = FlowKey::default();
-    if let Some(fast) = fast_inside(frame, shortcuts, || Some(&mut key)) {
+    if let Some(fast) = fast_inside(frame, view, || Some(&mut key)) {
         assert_eq!(fast, decision.verdict, "the fast path and the filter differ");
     }
     let headers = workspace.headers;
-    let settings = tables.settings();
+    let settings = view.settings();
     let mode = if settings.mode == SlotSettings::AUDIT { Mode::Audit } else { Mode::Enforce };
     let answer = answer_to(frame, &headers, decision.verdict, mode, settings);
     Judged { decision, headers, answer }

@@ -282,8 +282,8 @@ impl Tables for View<'_> {
 impl Shortcuts for View<'_> {
     type Slot = Self;
 
-    fn tables(&self) -> &Self {
-        self
+    fn tables(&self) -> Option<Self> {
+        Some(*self)
     }
 
     fn known_class(&self, source: Number) -> Option<Class> {
@@ -293,9 +293,7 @@ impl Shortcuts for View<'_> {
 
     type Question = ();
 
-    fn question(&self, _: Number) -> Option<()> {
-        Some(())
-    }
+    fn question(&self, _: Number) {}
 
     fn remembered(&self, (): (), _: Number, _: (Class, Selector)) -> (Found, Permit) {
         (Found::UNSURE, Permit::DENIED)
