@@ -5,8 +5,8 @@
 //! The tries of a slot are the truth. The index is made of them, in lines of 64 bytes, and answers
 //! what it is sure of; of everything else it says so ([`Found::UNSURE`]), and the trie is asked.
 //!
-//! * IPv4: a *base* with an entry for each /16, *dense* nodes with an entry for each /24 of a /16,
-//!   and *trees* for what is longer.
+//! * IPv4: a *base* with an entry for each /16. What a /16 holds stands in a *dense* node with an entry for each
+//!   /24, and in *trees* for what is longer; where there are many /16, those that hold little have a tree alone.
 //! * IPv6: a table of *tops*, the first 32 bits, and trees over the 32 bits behind. What lies between
 //!   /64 and /128 is left to the trie.
 //! * Single addresses of both families stand in tables of *hosts*, which change while packets come;
@@ -415,8 +415,10 @@ fn above4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Above {
         return Above::Found(Found::UNSURE);
     }
     let mut entry = entry_at(lines, 0, address >> 16);
+    let mut key = address & 0xffff;
     if entry.is_dense() {
-        entry = entry_at(lines, entry.number(), (address >> 8) & 0xff);
+        entry = entry_at(lines, entry.number(), key >> 8);
+        key &= 0xff;
     }
     if entry.has_hosts() {
         let host = host4(lines, layout, address);
@@ -424,7 +426,7 @@ fn above4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Above {
             return Above::Found(host);
         }
     }
-    Above::Entry(entry, address & 0xff)
+    Above::Entry(entry, key)
 }
 
 #[inline(always)]
