@@ -281,6 +281,17 @@ impl FrameMut for MutableFrame<'_> {
     }
 }
 
+/// Has the processor fetch the first line of a frame, which a NIC or another processor has just written: it comes while
+/// other things are looked up.
+#[inline(always)]
+pub(crate) fn fetch(context: &XdpContext) {
+    let start = context.data();
+    if start + 2 <= context.data_end() {
+        // SAFETY: what is read lies before the end; volatile, as nobody asks what it is.
+        unsafe { core::ptr::read_volatile(start as *const u16) };
+    }
+}
+
 /// The same value, of which the verifier knows nothing: it has been in a cell that lies in a map.
 #[inline(always)]
 pub(crate) fn forget(cell: *mut u32, value: u32) -> u32 {

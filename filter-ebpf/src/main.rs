@@ -147,6 +147,7 @@ fn fast(context: &XdpContext, side: Side, nic: u32) -> Option<u32> {
     if lines == 0 || role() != Role::Enforcing {
         return None;
     }
+    frame::fetch(context);
     let remembered = Memory::of_this_cpu()?;
     let slot = FastSlot::active(nic, lines, remembered)?;
     let frame = PacketFrame::first_buffer(context, Memory::cell_of(remembered));

@@ -171,8 +171,9 @@ pub struct Measured {
 }
 
 /// Denied traffic: Sluice's rate in terms of another's.
-const DENIED_AIMS: [(Contender, f64); 5] = [
+const DENIED_AIMS: [(Contender, f64); 6] = [
     (Contender::Drop, 0.75),
+    (Contender::DropReading, 0.75),
     (Contender::XdpFilter, 1.5),
     (Contender::NftIngress, 4.0),
     (Contender::NftForward, 6.0),
@@ -369,7 +370,10 @@ impl Kind {
     /// Whether anything is to be learned from it about a contender. Dropping shows what the generator
     /// can send of any kind.
     fn concerns(self, contender: Contender) -> bool {
-        self.judgement == Judgement::Allowed || contender.drops()
+        match self.judgement {
+            Judgement::Allowed => contender != Contender::DropReading,
+            Judgement::Denied => contender.drops(),
+        }
     }
 
     fn passes(self, contender: Contender) -> bool {

@@ -113,6 +113,8 @@ pub enum Empty {
     Pass,
     /// Drops everything.
     Drop,
+    /// Drops everything, having read where it goes.
+    DropReading,
     /// Counts everything and drops it.
     Receive,
 }
@@ -352,6 +354,7 @@ impl Empty {
         match self {
             Self::Pass => "pass",
             Self::Drop => "drop",
+            Self::DropReading => "drop_reading",
             Self::Receive => "receive",
         }
     }

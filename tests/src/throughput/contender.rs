@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::{
     gateway::{Configuration, Gateway},
     generator::live::{Attached, Empty},
+    netns::Namespace,
     process::{output, run},
     topology::{INSIDE, OUTSIDE, Topology},
     workdir::Workdir,
@@ -35,6 +36,8 @@ const RULE: usize = 50;
 pub enum Contender {
     /// A program that only drops: what is possible for denied traffic.
     Drop,
+    /// The same, having read the destination: what is possible for a filter.
+    DropReading,
     /// Nobody: the kernel forwards.
     Forwarding,
     /// A program that only passes.
@@ -68,8 +71,9 @@ pub(super) enum Work<'lab> {
 
 impl Contender {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Drop,
+        Self::DropReading,
         Self::Forwarding,
         Self::Pass,
         Self::Sluice,
@@ -84,7 +88,7 @@ impl Contender {
     /// Whether it lets pass what is allowed.
     #[must_use]
     pub fn passes(self) -> bool {
-        self != Self::Drop
+        !matches!(self, Self::Drop | Self::DropReading)
     }
 
     /// Whether it drops what is not allowed.
@@ -107,8 +111,9 @@ impl Contender {
         let gateway = &topology.gateway;
         Ok(match self {
             Self::Forwarding => Work::Rules,
-            Self::Drop => Work::Program { _attached: Attached::new(gateway, INSIDE, Empty::Drop)? },
-            Self::Pass => Work::Program { _attached: Attached::new(gateway, INSIDE, Empty::Pass)? },
+            Self::Drop => program(gateway, Empty::Drop)?,
+            Self::DropReading => program(gateway, Empty::DropReading)?,
+            Self::Pass => program(gateway, Empty::Pass)?,
             Self::Sluice => sluice(topology, &configuration("[]", allowed)?)?,
             Self::SluiceFlows => {
                 sluice(topology, &configuration(&format!("[\"{OUTSIDE}\"]"), allowed)?)?
@@ -137,6 +142,7 @@ impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Drop => "empty XDP_DROP",
+            Self::DropReading => "XDP_DROP, destination read",
             Self::Forwarding => "forwarding alone",
             Self::Pass => "empty XDP_PASS",
             Self::Sluice => "Sluice, stateless",
@@ -168,6 +174,10 @@ pub(super) fn find_peers() -> Result<()> {
             .with_context(|| format!("the benchmark needs Debian's package {package}"))?;
     }
     Ok(())
+}
+
+fn program<'lab>(gateway: &Namespace, which: Empty) -> Result<Work<'lab>> {
+    Ok(Work::Program { _attached: Attached::new(gateway, INSIDE, which)? })
 }
 
 fn sluice<'lab>(topology: &'lab Topology, configuration: &Configuration) -> Result<Work<'lab>> {

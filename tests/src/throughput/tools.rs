@@ -30,8 +30,9 @@ use crate::{
 };
 
 /// Through whom the tools send.
-const THROUGH: [Contender; 5] = [
+const THROUGH: [Contender; 6] = [
     Contender::Forwarding,
+    Contender::Pass,
     Contender::Sluice,
     Contender::SluiceFlows,
     Contender::NftForward,
