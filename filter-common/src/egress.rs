@@ -73,7 +73,7 @@ pub fn egress<F: Frame + ?Sized, T: Tables>(
                 return Verdict::Drop(reason);
             }
             if tables.role() == Role::Enforcing {
-                follow(frame, tables, workspace, payload, origin, segments);
+                follow(frame, tables, workspace, payload, (side, origin), segments);
             }
         }
         // It was read where it came in; what can't be read here may be a question.
@@ -112,7 +112,7 @@ fn follow<F: Frame + ?Sized, T: Tables>(
     tables: &T,
     workspace: &mut Workspace,
     payload: Payload,
-    origin: Origin,
+    (side, origin): (Side, Origin),
     segments: u32,
 ) {
     let Workspace { headers, key, record, .. } = workspace;
@@ -162,6 +162,10 @@ fn follow<F: Frame + ?Sized, T: Tables>(
                 return;
             }
             key.set(headers, Way::Outgoing);
+        }
+        let by_own = || origin == Origin::Gateway && tables.grant(&headers.source).is_own();
+        if side == Side::Inside && !by_own() {
+            tables.expect_answers();
         }
         *record = FlowRecord::open(clock, state, origin);
         record.count(Way::Outgoing, load);

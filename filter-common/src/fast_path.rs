@@ -429,16 +429,20 @@ fn may_go_on<T: Tables>(
     settings: SlotSettings,
     key: &mut FlowKey,
 ) -> bool {
-    let follows = settings.flags & SlotSettings::FOLLOW != 0;
+    let follows = settings.flags & SlotSettings::FOLLOW != 0 && tables.may_have_answers();
+    let keeps = settings.flags & SlotSettings::KEEP != 0;
+    if !follows && !keeps {
+        return false;
+    }
     packet.set_key(key, Way::Incoming);
     if follows && tables.flow(key).is_some() {
         return true;
     }
     packet.set_key(key, Way::Outgoing);
-    if settings.flags & SlotSettings::KEEP != 0 && tables.is_kept(key) {
+    if keeps && tables.is_kept(key) {
         return true;
     }
-    if !follows || !tables.may_have_inbound() {
+    if !follows {
         return false;
     }
     if tables.flow(key).is_some() {

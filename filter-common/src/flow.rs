@@ -378,13 +378,6 @@ impl FlowRecord {
         }
     }
 
-    /// Whether it was opened from outside.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_inbound(&self) -> bool {
-        self.origin == Origin::Inbound.code() || self.origin == Origin::InboundHost.code()
-    }
-
     /// Counts a packet.
     #[inline(always)]
     pub const fn count(&mut self, way: Way, load: Load) {

@@ -177,6 +177,7 @@ fn service<F: Frame + ?Sized, T: Tables>(
             let opened = if opening { FlowState::Opening } else { FlowState::Established };
             *record = FlowRecord::open(tables.clock(), opened, Origin::Inbound);
             record.count(Way::Incoming, load);
+            tables.expect_answers();
             tables.open_flow(key, record);
             FlowState::Established
         }
@@ -218,5 +219,6 @@ fn open_for_host<T: Tables>(
     }
     key.local_port = 0;
     *record = FlowRecord::open(tables.clock(), state, Origin::InboundHost);
+    tables.expect_answers();
     tables.open_flow(key, record);
 }

@@ -143,10 +143,11 @@ pub(crate) static WRITTEN: Array<u64> = Array::with_max_entries(WRITTEN_WORDS, 0
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, FlowRecord> =
     LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
-/// 1 as long as no flow was opened from outside since the table of flows was made, so that answers in one need
-/// not be looked for. User space says so once, where it makes both; a program takes it back.
+/// 1 as long as no flow was opened since the table of flows was made in which clients answer
+/// (`Tables::expect_answers`), so that such flows need not be looked for. User space says so once, where it makes both; a
+/// program takes it back.
 #[map]
-pub(crate) static NO_INBOUND: Array<u32> = Array::with_max_entries(1, 0);
+pub(crate) static NO_ANSWERS: Array<u32> = Array::with_max_entries(1, 0);
 /// Flows that are kept though the policy denies them, and since when, in ticks.
 #[map]
 pub(crate) static KEPT_FLOWS: LruHashMap<FlowKey, u64> =

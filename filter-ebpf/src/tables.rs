@@ -26,7 +26,7 @@ use crate::{
     global,
     maps::{
         ACTIVE, CELLS, DEADLINE, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1,
-        GrantCell, INDEX, KEPT_FLOWS, LAYOUTS, NO_INBOUND, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS,
+        GrantCell, INDEX, KEPT_FLOWS, LAYOUTS, NO_ANSWERS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS,
         SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0, SOURCES6_1, ZONES,
     },
     remembered::{Memory, Question, Remembered},
@@ -190,21 +190,24 @@ impl Tables for Slot {
     }
 
     #[inline(always)]
-    fn may_have_inbound(&self) -> bool {
+    fn may_have_answers(&self) -> bool {
         // SAFETY: one aligned word of a map's value; volatile, as other CPUs write it.
-        NO_INBOUND.get_ptr(0).is_none_or(|none| unsafe { core::ptr::read_volatile(none) } == 0)
+        NO_ANSWERS.get_ptr(0).is_none_or(|none| unsafe { core::ptr::read_volatile(none) } == 0)
+    }
+
+    #[inline(always)]
+    fn expect_answers(&self) {
+        if self.role == Role::Enforcing
+            && let Some(none) = NO_ANSWERS.get_ptr_mut(0)
+        {
+            // SAFETY: as above; whoever else stores, stores the same.
+            unsafe { core::ptr::write_volatile(none, 0) };
+        }
     }
 
     #[inline(always)]
     fn open_flow(&self, key: &FlowKey, record: &FlowRecord) {
         if self.role == Role::Enforcing {
-            // Before there is one, so that no answer in it can find it untold.
-            if record.is_inbound()
-                && let Some(none) = NO_INBOUND.get_ptr_mut(0)
-            {
-                // SAFETY: as above; whoever else stores, stores the same.
-                unsafe { core::ptr::write_volatile(none, 0) };
-            }
             // Where the kernel has no entry to spare at the moment, the next packet opens it.
             let _full = FLOWS.insert(key, record, 0);
         }

@@ -61,7 +61,7 @@ pub(super) const SHARED: [&str; 30] = [
     "MOVES",
     "WRITTEN",
     "FLOWS",
-    "NO_INBOUND",
+    "NO_ANSWERS",
     "KEPT_FLOWS",
     "FRAGMENTS",
     "INTERFACES",
@@ -283,9 +283,9 @@ impl SharedMaps {
         loader.map_max_entries("CELLS", sizes.grant_cells * SLOTS);
         let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
-        let mut no_inbound: Array<_, u32> = take(&mut ebpf, "NO_INBOUND")?;
+        let mut no_answers: Array<_, u32> = take(&mut ebpf, "NO_ANSWERS")?;
         if fresh {
-            no_inbound.set(0, 1, 0)?;
+            no_answers.set(0, 1, 0)?;
         }
         let maps = Self {
             active: take(&mut ebpf, "ACTIVE")?,

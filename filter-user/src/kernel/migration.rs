@@ -29,7 +29,7 @@ use super::pins::{NicPins, PinDirectory, remove_if_there};
 /// Maps that outlive policies, and since which layout they are as they are now.
 const CARRIED: [(&str, u32); 8] = [
     ("FLOWS", 4),
-    ("NO_INBOUND", 5),
+    ("NO_ANSWERS", 5),
     ("KEPT_FLOWS", 4),
     ("FRAGMENTS", 4),
     ("COUNTERS", 4),

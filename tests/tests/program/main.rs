@@ -10,8 +10,8 @@
     reason = "all of this crate is tests; clippy.toml exempts only functions marked as such"
 )]
 
+mod answers;
 mod cases;
-mod inbound;
 mod random;
 mod remembered;
 mod steps;
