@@ -15,8 +15,8 @@ use aya_build::{Package, Toolchain};
 /// The name under which `cargo xtask setup` links the toolchain that has `core`'s source.
 const TOOLCHAIN: &str = "sluice-ebpf";
 
-/// Which instructions the programs have: with those on 32 bits and jumps on "less", which every kernel knows
-/// from 5.1 on. Without them, the compiler makes two or three of each.
+/// Which instructions the programs have: with jumps on "less", which every kernel knows from 4.14 on, and without those on
+/// 32 bits, of which the verifier of Linux 6.1 keeps too little in mind.
 const INSTRUCTIONS: &str = "v2";
 
 /// A crate to build.
@@ -69,7 +69,7 @@ pub(crate) fn build(objects: &[Object<'_>], shared: &str) -> Result<()> {
         env::set_var("LD_LIBRARY_PATH", libraries);
         env::set_var("RUSTC_BOOTSTRAP", "1");
         env::set_var("CARGO_TERM_QUIET", "true");
-        // aya-build has the flags of its own for the compiler, and a profile's come on top of them.
+        // aya-build sets the compiler's flags itself; those of a profile come on top, and not for build scripts.
         env::set_var("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true");
         env::set_var("CARGO_PROFILE_RELEASE_RUSTFLAGS", format!("-Ctarget-cpu={INSTRUCTIONS}"));
         env::set_var("CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_RUSTFLAGS", "");

@@ -341,3 +341,46 @@ fn hardly_a_line_is_full_whatever_the_addresses_have_in_common() {
         assert!(unsure * 20 < addresses.len(), "{what}: {unsure} of {}", addresses.len());
     }
 }
+
+/// With many /16 that hold little, each has a small tree; with few, and where there is much, nodes for each /24.
+#[test]
+fn many_blocks_with_few_prefixes_take_little_room() {
+    let block = |number: u32| 0x1400_0000 + number * 0x1_0000;
+    let prefix = |address: u32, length| IpNet::new(address.to_be_bytes().into(), length).unwrap().trunc();
+    let blocks = u32::try_from(DENSE_NODES).unwrap() + 500;
+    let mut grants: BTreeMap<IpNet, Grant> = BTreeMap::new();
+    for number in 0..blocks {
+        let row = number % 50 + 1;
+        // Every hundredth holds more than one node of a tree has keys for.
+        let count = if number % 100 == 7 { 30 } else { number % 8 };
+        for part in 0..count {
+            let address = block(number) + part * 0x0841;
+            grants.insert(prefix(address, 20 + u8::try_from(part % 13).unwrap()), Grant::new(row + part));
+        }
+    }
+    let mut memory = Memory::new(&grants, u32::MAX);
+    let mut tables = SlotTables { grants, ..SlotTables::default() };
+    assert!(memory.layout.lines < 30_000, "{} lines", memory.layout.lines);
+    let sure = |memory: &Memory, tables: &SlotTables| {
+        let borders = borders(&tables.grants);
+        let sure = borders.iter().filter(|address| memory.check(tables, **address)).count();
+        assert!(sure * 100 > borders.len() * 99, "{sure} of {}", borders.len());
+    };
+    sure(&memory, &tables);
+    // Single addresses come and go wherever they are, also where a tree was nothing but a prefix.
+    for number in (0..blocks).step_by(17) {
+        let address = IpAddr::from((block(number) + 0x0a0b).to_be_bytes());
+        tables.grants.insert(IpNet::from(address), Grant::new(60));
+        memory.change(address, Some(Grant::new(60)));
+        assert!(memory.check(&tables, address), "{address}");
+        if number % 2 == 0 {
+            tables.grants.remove(&IpNet::from(address));
+            memory.change(address, None);
+            assert!(memory.check(&tables, address), "{address}");
+        }
+    }
+    sure(&memory, &tables);
+    tables.grants.retain(|prefix, _| prefix.addr() < IpAddr::from(block(100).to_be_bytes()));
+    let few = Memory::new(&tables.grants, u32::MAX);
+    sure(&few, &tables);
+}
