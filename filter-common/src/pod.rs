@@ -1,5 +1,17 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-//! The only place that promises aya that a type of ours is plain old data.
+//! The only place that relies on types of ours being plain old data, and promises it to aya.
+
+use crate::wire::FlowKey;
+
+impl FlowKey {
+    /// The key with these words, in the order in which they lie in memory, each as the processor reads it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(words: [u64; 5]) -> Self {
+        // SAFETY: both are 40 bytes of integers without padding, of which every pattern is a value.
+        unsafe { core::mem::transmute(words) }
+    }
+}
 
 #[cfg(feature = "user")]
 mod user {

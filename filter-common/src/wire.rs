@@ -563,16 +563,6 @@ pub struct FlowKey {
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 8);
 
-impl FlowKey {
-    /// The key with these words, in the order in which they lie in memory, each as the processor reads it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn from_words(words: [u64; 5]) -> Self {
-        // SAFETY: both are 40 bytes of integers without padding, of which every pattern is a value.
-        unsafe { core::mem::transmute(words) }
-    }
-}
-
 /// What is known of a flow. Ticks are the kernel's jiffies. Counters are those of whole frames
 /// from the Ethernet header on, as they are on the wire: segments that leave as one packet count
 /// each with a header of its own.

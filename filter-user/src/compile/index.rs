@@ -376,13 +376,14 @@ where
         let mut rest = Walk { beginnings: &beginnings, entry: Entry::NONE };
         let mut with_hosts = hosts().map(|(address, ..)| address).peekable();
         let blocks = beginnings.chunk_by(|(one, _), (next, _)| one >> 16 == next >> 16);
-        let small = if blocks.count() > DENSE_NODES { ENTRIES_PER_LINE as usize } else { 1 };
+        // A node of a tree has a key for where the block begins, too.
+        let small = if blocks.count() > DENSE_NODES { ENTRIES_PER_LINE as usize - 1 } else { 0 };
         for number in 0..65_536_u32 {
             let begin = u64::from(number) << 16;
             rest.go_to(begin);
             let Ok(first) = u32::try_from(self.next) else { return Ok(None) };
             let mut node = Lines { first, lines: Vec::new() };
-            let entry = if 1 + rest.changes_before(begin + 0x1_0000) <= small {
+            let entry = if rest.changes_before(begin + 0x1_0000) <= small {
                 let mut entry = node.tree(&rest.below(begin, begin + 0x1_0000));
                 let last = number << 16 | 0xffff;
                 while with_hosts.next_if(|host| *host <= last).is_some() {

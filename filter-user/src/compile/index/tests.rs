@@ -346,7 +346,8 @@ fn hardly_a_line_is_full_whatever_the_addresses_have_in_common() {
 #[test]
 fn many_blocks_with_few_prefixes_take_little_room() {
     let block = |number: u32| 0x1400_0000 + number * 0x1_0000;
-    let prefix = |address: u32, length| IpNet::new(address.to_be_bytes().into(), length).unwrap().trunc();
+    let prefix =
+        |address: u32, length| IpNet::new(address.to_be_bytes().into(), length).unwrap().trunc();
     let blocks = u32::try_from(DENSE_NODES).unwrap() + 500;
     let mut grants: BTreeMap<IpNet, Grant> = BTreeMap::new();
     for number in 0..blocks {
@@ -355,7 +356,10 @@ fn many_blocks_with_few_prefixes_take_little_room() {
         let count = if number % 100 == 7 { 30 } else { number % 8 };
         for part in 0..count {
             let address = block(number) + part * 0x0841;
-            grants.insert(prefix(address, 20 + u8::try_from(part % 13).unwrap()), Grant::new(row + part));
+            grants.insert(
+                prefix(address, 20 + u8::try_from(part % 13).unwrap()),
+                Grant::new(row + part),
+            );
         }
     }
     let mut memory = Memory::new(&grants, u32::MAX);
