@@ -164,7 +164,7 @@ fn inside<F: Frame + ?Sized, T: Tables>(
             }
             Ok(verdict)
         }
-        Err(reason) => of_flow(frame, tables, workspace, payload, reason),
+        Err(reason) => of_flow(frame, tables, workspace, payload, (grant, reason)),
     }
 }
 
@@ -286,7 +286,7 @@ pub(crate) fn look_up<T: Tables>(
     Ok(tables.permit(ports, selector))
 }
 
-/// A packet that the policy denies for `reason` may belong to a flow that was opened towards the
+/// A packet that the policy denies for a reason may belong to a flow that was opened towards the
 /// client, or that is kept.
 #[inline(always)]
 fn of_flow<F: Frame + ?Sized, T: Tables>(
@@ -294,7 +294,7 @@ fn of_flow<F: Frame + ?Sized, T: Tables>(
     tables: &T,
     workspace: &mut Workspace,
     payload: Payload,
-    reason: DropReason,
+    (grant, reason): (Grant, DropReason),
 ) -> Result<Verdict, DropReason> {
     let Workspace { headers, key, quoted, .. } = workspace;
     let flags = tables.settings().flags;
@@ -307,7 +307,7 @@ fn of_flow<F: Frame + ?Sized, T: Tables>(
     if kind == IcmpKind::Other {
         return Err(reason);
     }
-    if flags & SlotSettings::FOLLOW != 0 {
+    if flags & SlotSettings::FOLLOW != 0 && (grant.is_own() || tables.may_have_answers()) {
         // A packet of a flow that was opened to the client, by the gateway or from behind another
         // inside NIC; or an error about one.
         match kind {

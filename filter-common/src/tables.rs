@@ -83,14 +83,13 @@ pub trait Tables {
     /// The flow with this tuple, also one that has expired.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
 
-    /// Whether a flow may have been opened in which what a client sends is an answer ([`Tables::expect_answers`]).
-    fn may_have_answers(&self) -> bool {
-        true
-    }
+    /// Whether a flow may have been opened in which what a client sends is an answer ([`Tables::expect_answers`]). Where none
+    /// was, only what goes to the gateway's own addresses is looked for among flows.
+    fn may_have_answers(&self) -> bool;
 
-    /// A flow is about to be opened in which clients answer: from outside, or over an inside NIC by anybody but an address
-    /// of the gateway's own, of whose packets the grant tells.
-    fn expect_answers(&self) {}
+    /// A flow is about to be opened in which clients answer: from outside, or over an inside NIC by anybody but one of the
+    /// gateway's own addresses. Does nothing where it observes.
+    fn expect_answers(&self);
 
     /// Remembers a flow, in the place of one with the same tuple. Does nothing where it observes.
     fn open_flow(&self, key: &FlowKey, record: &FlowRecord);

@@ -68,6 +68,7 @@ pub struct Memory {
     kept: RefCell<BTreeSet<FlowKey>>,
     fragments: RefCell<BTreeMap<FragmentKey, u64>>,
     used: RefCell<BTreeSet<IpNet>>,
+    answers: Cell<bool>,
     now: Cell<u64>,
 }
 
@@ -197,6 +198,18 @@ impl Tables for View<'_> {
 
     fn flow(&self, key: &FlowKey) -> Option<MemoryFlow> {
         self.memory?.flows.borrow().get(key).cloned()
+    }
+
+    fn may_have_answers(&self) -> bool {
+        self.memory.is_some_and(|memory| memory.answers.get())
+    }
+
+    fn expect_answers(&self) {
+        if let Some(memory) = self.memory
+            && self.role == Role::Enforcing
+        {
+            memory.answers.set(true);
+        }
     }
 
     fn open_flow(&self, key: &FlowKey, record: &FlowRecord) {

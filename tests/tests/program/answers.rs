@@ -104,6 +104,20 @@ fn answers_in_flows_over_the_inside_nic_pass_while_others_are_dropped_in_haste()
     }
 }
 
+/// What goes out by the outside NIC has its answers there: nobody inside has any, however long it takes to say so.
+#[test]
+fn flows_over_the_outside_nic_have_no_answers_from_inside() {
+    let mut ground = Ground::new([LAN, WAN], &[Role::Enforcing]).unwrap();
+    ground.swap(&tables()).unwrap();
+    let [question, answer] =
+        ["ip 192.0.2.77 > 10.0.20.5 | udp 40000 > 9", "ip 10.0.20.5 > 192.0.2.77 | udp 9 > 40000"]
+            .map(|text| frame(text).unwrap());
+    assert!(ground.run_egress(WAN, &question, Ingress::Inside, 1).unwrap());
+    assert!(!ground.run(LAN, &answer).unwrap(), "the filter takes its time");
+    flood(&mut ground);
+    assert!(!ground.run(LAN, &answer).unwrap(), "in haste");
+}
+
 /// Checks that an answer passes only once there was a question, and then also amid a flood.
 fn check(
     tables: &SlotTables,
