@@ -20,19 +20,6 @@ pub enum Number {
 }
 
 impl Number {
-    /// The number of an address.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of(address: &Address) -> Self {
-        match *address {
-            Address::V4(octets) => Self::V4(u32::from_be_bytes(octets)),
-            Address::V6([a, b, c, d, e, f, g, h, low @ ..]) => {
-                let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-                Self::V6(high, u64::from_be_bytes(low))
-            }
-        }
-    }
-
     /// The address of a number.
     #[inline(always)]
     #[must_use]

@@ -39,8 +39,8 @@ pub struct Packet {
     pub tcp_flags: u8,
 }
 
-/// A family of addresses. Each has code of its own down to the verdict: where one
-/// code serves both, whatever is read is one of two things, and there are too many of them for the registers.
+/// A family of addresses. Each has code of its own down to the verdict: where one code serves both, whatever is
+/// read is one of two things, and there are too many of them for the registers.
 trait Family {
     /// Reads a packet of the family, as [`read`] does.
     fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet>;

@@ -287,7 +287,7 @@ impl FlowKey {
     }
 
     #[inline(always)]
-    pub(crate) fn set_ends(
+    fn set_ends(
         &mut self,
         (source, destination): (&Address, &Address),
         (source_port, destination_port): (u16, u16),

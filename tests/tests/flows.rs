@@ -12,8 +12,11 @@ use std::{
 
 use filter_common::{
     egress::{Ingress, Side},
-    flow::{FlowState, Origin},
+    fast_path,
+    flow::{FlowState, Origin, Way},
+    parse::{Headers, parse},
     verdict::Verdict,
+    wire::FlowKey,
 };
 use filter_user::{
     compile::{Compiled, CounterLedger, Memory, compile},
@@ -469,5 +472,27 @@ fn the_programs_follow_flows_as_the_host_does() {
     println!("flows: {IN_THE_KERNEL} sequences through the programs, {} packets", packets.get());
     if let Err(error) = result {
         panic!("{error}");
+    }
+}
+
+/// The fast path writes keys in its own way, and they have to be the same.
+#[test]
+fn both_paths_give_a_packet_the_same_key() {
+    for text in [
+        "ip 192.0.2.1 > 203.0.113.9 | udp 50000 > 443",
+        "ip 192.0.2.1 > 203.0.113.9 | tcp 258 > 772 flags=pa",
+        "ip 2001:db8:20::5 > 2001:db8:cafe:7::9 | udp 50000 > 443",
+        "ip 2001:db8:20::5 > 2001:db8:cafe:7::9 | tcp 258 > 772 flags=s",
+    ] {
+        let frame = frame(text).unwrap();
+        let mut headers = Headers::default();
+        parse(frame.as_slice(), &mut headers).unwrap();
+        let packet = fast_path::read(frame.as_slice()).unwrap();
+        for way in [Way::Outgoing, Way::Incoming] {
+            let (mut fast, mut slow) = (FlowKey::default(), FlowKey::default());
+            packet.set_key(&mut fast, way);
+            slow.set(&headers, way);
+            assert_eq!(fast, slow, "{text}, {way:?}");
+        }
     }
 }
