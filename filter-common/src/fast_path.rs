@@ -84,8 +84,7 @@ fn inside<'k, V: Family, F: Frame + ?Sized, S: Shortcuts>(
         _ => Selector::udp(packet.destination_port),
     };
     let class = shortcuts.known_class(packet.source)?;
-    let question = shortcuts.question(destination);
-    let (known, permit) = shortcuts.remembered(question, destination, (class, selector));
+    let (question, known, permit) = shortcuts.remembered(destination, (class, selector));
     if permit.is_granted() {
         return Some(Verdict::Permit(permit));
     }
@@ -153,9 +152,8 @@ fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
     if is_special(destination) {
         return None;
     }
-    let question = shortcuts.question(destination);
     let nothing = (Class::NONE, Selector::ECHO);
-    let (known, _) = shortcuts.remembered(question, destination, nothing);
+    let (question, known, _) = shortcuts.remembered(destination, nothing);
     let grant = grant(frame, shortcuts, question, destination, known)?;
     if known.is_unsure() && grant.is_own() {
         shortcuts.remember(question, destination, grant, (nothing, Permit::DENIED));

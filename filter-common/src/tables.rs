@@ -114,30 +114,27 @@ pub trait Shortcuts {
     /// The tables themselves; `None` where they can't be had, which only the kernel's verifier believes in.
     fn tables(&self) -> Option<Self::Slot>;
 
-    /// What a look-up of a destination begins with.
+    /// What is known of a destination before it is looked up.
     type Question: Copy;
 
     /// The class of a source in frames without a tag, [`Class::NONE`] for one that can't live behind
     /// this NIC. `None` for sources of which more than the class has to be looked at.
     fn known_class(&self, source: Number) -> Option<Class>;
 
-    /// Begins to look a destination up. Whatever is found from here on may be remembered, as long as
-    /// nothing changes in between.
-    fn question(&self, destination: Number) -> Self::Question;
-
     /// The grant that is remembered of a destination; unsure where there is none. And the permit for a
-    /// class and a selector, if that is what was remembered beside it, or [`Permit::DENIED`].
+    /// class and a selector, if that is what was remembered beside it, or [`Permit::DENIED`]. What is found
+    /// from here on may be remembered with the question, as long as nothing changes in between.
     fn remembered(
         &self,
-        question: Self::Question,
         destination: Number,
         wanted: (Class, Selector),
-    ) -> (Found, Permit);
+    ) -> (Self::Question, Found, Permit);
 
     /// What the index says of a destination. It may not know.
     fn indexed(&self, question: Self::Question, destination: Number) -> Found;
 
-    /// Remembers what was found of a destination.
+    /// Remembers what was found of a destination, or only that there was a packet to it, and the rest when the next
+    /// one comes.
     fn remember(
         &self,
         question: Self::Question,

@@ -11,7 +11,7 @@ use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 6 } else { 5 };
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 7 } else { 6 };
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
@@ -25,9 +25,10 @@ pub const MAX_PREFIXES: u32 = 1_100_000;
 pub const MAX_SOURCES: u32 = 65_536;
 /// The value of a cell of the (grant, class) matrix that stands for no ports at all. 0 stands for what
 /// class 0 has: what holds for every client is written once for a grant, not once for each class.
-pub const NO_PORTS: u32 = u32::MAX;
-/// Entries of the (grant, class) matrix of one slot, unless the configuration asks for others. The
-/// entries of the two slots stand side by side, so that programs need not know how many there are.
+pub const NO_PORTS: u32 = u16::MAX as u32;
+/// Rows of the (port set, port class) matrix, the unused row 0 among them: what fits into a cell.
+pub const MAX_PORT_SETS: u32 = NO_PORTS;
+/// Entries of the (grant, class) matrix of one slot, unless the configuration asks for others. An even number.
 pub const DEFAULT_CELLS: u32 = 1 << 18;
 /// As many it may ask for.
 pub const MAX_CELLS: u32 = 1 << 23;
@@ -129,6 +130,37 @@ impl Active {
 
     const PROVISIONAL: u64 = 2;
     const REVERTED: u64 = 4;
+}
+
+/// A word of the (grant, class) matrix: two neighbouring cells of each slot, 16 bits each. The kernel gives each entry of an
+/// array 8 bytes at least, and as the slots stand side by side, programs need not know how many cells there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct CellWord(pub u64);
+
+impl CellWord {
+    /// Cells of one slot in a word.
+    pub const CELLS: u32 = 2;
+
+    /// The cell of a slot, by its index in the whole matrix.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cell(self, slot: u32, index: u32) -> u32 {
+        let [low, high, ..] = (self.0 >> Self::shift(slot, index)).to_le_bytes();
+        u16::from_le_bytes([low, high]) as u32
+    }
+
+    /// The same with another value in a cell, [`NO_PORTS`] at most.
+    #[must_use]
+    pub const fn with(self, slot: u32, index: u32, value: u32) -> Self {
+        let shift = Self::shift(slot, index);
+        Self(self.0 & !((NO_PORTS as u64) << shift) | (value as u64) << shift)
+    }
+
+    #[inline(always)]
+    const fn shift(slot: u32, index: u32) -> u32 {
+        (slot & 1) * 32 + index % Self::CELLS * 16
+    }
 }
 
 /// What a slot says of itself.
@@ -643,4 +675,23 @@ pub mod interface {
     pub const INSIDE: u32 = 1;
     /// An outside NIC, or a device that stands on one.
     pub const OUTSIDE: u32 = 2;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_of_a_word_leave_each_other_alone() {
+        let mut word = CellWord::default();
+        let cells = [(0, 6, 1), (0, 7, NO_PORTS), (1, 6, 0x1234), (1, 7, MAX_PORT_SETS - 1)];
+        for (slot, index, value) in cells {
+            word = word.with(slot, index, value);
+        }
+        for (slot, index, value) in cells {
+            assert_eq!(word.cell(slot, index), value);
+        }
+        let word = word.with(0, 7, 0);
+        assert_eq!([word.cell(0, 6), word.cell(0, 7), word.cell(1, 7)], [1, 0, MAX_PORT_SETS - 1]);
+    }
 }

@@ -8,12 +8,17 @@ use filter_common::{
     flow::Way,
     frame::Frame as _,
     tables::{Shortcuts as _, Tables as _},
-    wire::{MAX_NICS, Selector},
+    verdict::DropReason,
+    wire::{MAX_NICS, Selector, SlotSettings},
 };
 
 use crate::{
-    LINES, NIC, count, frame::PacketFrame, global, maps::SCRATCH, remembered::Memory,
-    tables::FastSlot,
+    LINES, NIC, count, events,
+    frame::PacketFrame,
+    global,
+    maps::SCRATCH,
+    remembered::Memory,
+    tables::{FastSlot, Slot},
 };
 
 /// The step after which the program stops; user space sets it when it loads the program, so that the
@@ -35,6 +40,10 @@ mod stage {
     pub(super) const COUNT: u32 = 7;
     /// After the parser, nothing but the flow.
     pub(super) const FLOW: u32 = 8;
+    /// After the index, what denied packets take: settings, the decision not to send a sample, and a counter.
+    pub(super) const SETTINGS: u32 = 9;
+    pub(super) const SAMPLE: u32 = 10;
+    pub(super) const COUNT_DENIED: u32 = 11;
 }
 
 /// Passes what gets as far as the step.
@@ -62,8 +71,8 @@ fn steps(context: &XdpContext) -> Option<()> {
     if stage == stage::PARSE {
         return Some(());
     }
-    let slot = fast.tables()?;
     if stage == stage::FLOW {
+        let slot = fast.tables()?;
         let scratch = SCRATCH.get_ptr_mut(0)?;
         // SAFETY: as in `ingress`.
         let key = unsafe { &mut (*scratch).workspace.key };
@@ -79,17 +88,17 @@ fn steps(context: &XdpContext) -> Option<()> {
         return Some(());
     }
     let wanted = (class, Selector::tcp(packet.destination_port));
-    let question = fast.question(destination);
-    let (known, permit) = fast.remembered(question, destination, wanted);
+    let (question, known, permit) = fast.remembered(destination, wanted);
     if permit.is_granted() || stage == stage::MEMORY {
         return Some(());
     }
     let grant = grant(&frame, &fast, question, destination, known)?;
-    if grant.row() == 0 {
-        return None;
-    }
     if stage == stage::GRANT {
         return Some(());
+    }
+    let slot = fast.tables()?;
+    if grant.row() == 0 {
+        return denied(stage, nic, &slot, frame.len());
     }
     let ports = slot.port_set(grant, class)?;
     if stage == stage::PORT_SET {
@@ -104,6 +113,28 @@ fn steps(context: &XdpContext) -> Option<()> {
     }
     if stage == stage::COUNT {
         count(nic, permit.counter(), frame.len());
+        return Some(());
+    }
+    None
+}
+
+/// What comes after the index for a destination that nothing is listed for.
+#[inline(always)]
+fn denied(stage: u32, nic: u32, slot: &Slot, bytes: u32) -> Option<()> {
+    let settings = slot.settings();
+    if settings.flags & SlotSettings::REJECT != 0 || settings.mode == SlotSettings::AUDIT {
+        return None;
+    }
+    if stage == stage::SETTINGS {
+        return Some(());
+    }
+    // The step sends none, and so mostly finds that one may be sent.
+    let _sends = !events::skip();
+    if stage == stage::SAMPLE {
+        return Some(());
+    }
+    if stage == stage::COUNT_DENIED {
+        count(nic, DropReason::NotListed.code().into(), bytes);
         return Some(());
     }
     None

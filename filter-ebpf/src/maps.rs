@@ -12,11 +12,11 @@ use core::cell::UnsafeCell;
 use filter_common::flow::Workspace;
 use filter_common::index::LineWords;
 use filter_common::wire::{
-    AddressPair, COUNTERS_PER_NIC, Counter, DEFAULT_CELLS, DEFAULT_FLOWS, EVENT_RING_BYTES,
-    EventWindow, FlowKey, FlowRecord, FragmentKey, Grant, IndexLayout, MAX_FRAGMENTS,
-    MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED,
-    MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, STRIPES, SlotSettings, VLANS,
-    WRITTEN_WORDS,
+    AddressPair, COUNTERS_PER_NIC, CellWord, Counter, DEFAULT_CELLS, DEFAULT_FLOWS,
+    EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord, FragmentKey, Grant, IndexLayout,
+    MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES,
+    MAX_REJECTED, MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, STRIPES,
+    SlotSettings, VLANS, WRITTEN_WORDS,
 };
 
 use crate::remembered::Remembered;
@@ -70,10 +70,11 @@ pub(crate) static SETTINGS: Array<SlotSettings> = Array::with_max_entries(SLOTS,
 /// (NIC, VLAN) -> zone.
 #[map]
 pub(crate) static ZONES: Array<u32> = Array::with_max_entries(SLOTS * MAX_NICS * VLANS, 0);
-/// (grant, class) -> port set; both slots side by side. User space makes it as long as it is asked
+/// (grant, class) -> port set, several in a word (`wire::CellWord`). User space makes it as long as it is asked
 /// to.
 #[map]
-pub(crate) static CELLS: Array<u32> = Array::with_max_entries(SLOTS * DEFAULT_CELLS, 0);
+pub(crate) static CELLS: Array<CellWord> =
+    Array::with_max_entries(DEFAULT_CELLS / CellWord::CELLS, 0);
 /// Selector -> port class, four in a word.
 #[map]
 pub(crate) static PORT_CLASSES: Array<u64> = Array::with_max_entries(SLOTS * PORT_CLASS_WORDS, 0);

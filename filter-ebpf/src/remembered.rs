@@ -14,7 +14,7 @@
 //! port. Rows, port sets and classes stay what they are as long as anything leads to them, so that a permit holds
 //! as long as the grant. Beside them, the gateway's own addresses are remembered, which nobody marks here. What is
 //! granted nothing is not, so that whoever tries many addresses doesn't make room for them at the cost of
-//! others.
+//! others; and of a destination that is new no more than a tag, so that what comes once costs the others little.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use filter_common::{
@@ -109,13 +109,14 @@ struct KnownClass {
 #[derive(Clone, Copy)]
 pub(crate) struct Question {
     hash: u32,
+    /// What will be remembered holds with it; 0 where nothing will be, as the destination is new.
     stamp: u64,
 }
 
 // === impl Question ===
 
 impl Question {
-    /// What was read before the index is looked at.
+    /// What was read before the index is looked at, if anything.
     #[inline(always)]
     pub(crate) fn stamp(self) -> u64 {
         self.stamp
@@ -126,8 +127,6 @@ impl Question {
 #[derive(Clone, Copy)]
 pub(crate) struct Memory {
     remembered: *mut Remembered,
-    /// A counter for each stripe.
-    moves: *const u64,
     epoch: u64,
 }
 
@@ -155,9 +154,7 @@ impl Memory {
         if header.epoch == 0 {
             return None;
         }
-        // Looked up here, before anything of the packet is read: a call takes five registers.
-        let moves = MOVES.get_ptr(0)?.cast();
-        Some(Self { remembered, moves, epoch: header.epoch })
+        Some(Self { remembered, epoch: header.epoch })
     }
 
     /// The cell for what the verifier must forget.
@@ -173,42 +170,37 @@ impl Memory {
         Self::cell_of(self.remembered)
     }
 
-    /// What has to be known before a destination is looked up.
-    #[inline(always)]
-    pub(crate) fn question(&self, destination: Number) -> Question {
-        let hash = hash(destination);
-        // SAFETY: there is a counter for each stripe; volatile, as another CPU writes the aligned word.
-        let counter = unsafe { core::ptr::read_volatile(self.moves.add(stripe(hash) as usize)) };
-        Question { hash, stamp: self.epoch | counter }
-    }
-
     /// The grant that is remembered, unsure where there is none, and the permit beside it if it is for what
     /// is wanted.
     #[inline(always)]
     pub(crate) fn grant(
         &self,
-        question: Question,
         destination: Number,
         wanted: (Class, Selector),
-    ) -> (Found, Permit) {
-        let (known, grant, permit) = match destination {
+    ) -> (Question, Found, Permit) {
+        let hash = hash(destination);
+        let (known, grant, (of, permit)) = match destination {
             Number::V4(destination) => {
-                let Some(known) = self.pair4(question.hash).known() else { return NOTHING };
-                let ours = known.stamp == question.stamp && known.destination == destination;
+                let Some(known) = self.pair4(hash).known() else { return unknown(hash) };
+                let ours = if known.destination == destination { known.stamp } else { 0 };
                 (ours, known.grant, (known.wanted, known.permit))
             }
             Number::V6(high, low) => {
-                let Some(known) = self.pair6(question.hash).known() else { return NOTHING };
-                let ours = known.stamp == question.stamp && known.destination == [high, low];
+                let Some(known) = self.pair6(hash).known() else { return unknown(hash) };
+                let ours = if known.destination == [high, low] { known.stamp } else { 0 };
                 (ours, known.grant, (known.wanted, known.permit))
             }
         };
-        if !known {
-            return NOTHING;
+        let Some(moves) = MOVES.get_ptr(0) else { return unknown(hash) };
+        // SAFETY: there is a counter for each stripe; volatile, as another CPU writes the aligned word.
+        let counter =
+            unsafe { core::ptr::read_volatile(moves.cast::<u64>().add(stripe(hash) as usize)) };
+        let question = Question { hash, stamp: self.epoch | counter };
+        if known != question.stamp {
+            return (question, Found::UNSURE, Permit::DENIED);
         }
-        let (of, permit) = permit;
         let permit = if of == joined(wanted) { Permit(permit) } else { Permit::DENIED };
-        (Found::grant(Grant(grant)), permit)
+        (question, Found::grant(Grant(grant)), permit)
     }
 
     /// Remembers what was found.
@@ -221,6 +213,13 @@ impl Memory {
         (wanted, permit): ((Class, Selector), Permit),
     ) {
         let Question { hash, stamp } = question;
+        if stamp == 0 {
+            match destination {
+                Number::V4(_) => self.pair4(hash).expect(),
+                Number::V6(..) => self.pair6(hash).expect(),
+            }
+            return;
+        }
         let (wanted, grant, permit) = (joined(wanted), grant.0, permit.0);
         match destination {
             Number::V4(destination) => {
@@ -295,8 +294,11 @@ impl Memory {
     }
 }
 
-/// Nothing is remembered.
-const NOTHING: (Found, Permit) = (Found::UNSURE, Permit::DENIED);
+/// Nothing is remembered of a destination.
+#[inline(always)]
+const fn unknown(hash: u32) -> (Question, Found, Permit) {
+    (Question { hash, stamp: 0 }, Found::UNSURE, Permit::DENIED)
+}
 
 /// Where two destinations are remembered, seen from one that belongs there.
 struct Pair<K> {
@@ -324,6 +326,13 @@ impl<K: Copy + 'static> Pair<K> {
                 None
             }
         }
+    }
+
+    /// The next packet to the destination will be remembered.
+    #[inline(always)]
+    fn expect(&self) {
+        // SAFETY: as above.
+        unsafe { (*self.tags).second = self.tag };
     }
 
     /// Remembers a destination as the first one. The one that was it becomes the second, if it is another.

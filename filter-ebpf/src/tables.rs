@@ -12,8 +12,8 @@ use filter_common::{
     parse::Address,
     tables::{Class, Mode, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
-        Active, AddressPair, COUNTERS_PER_NIC, FlowKey, FlowRecord, FragmentKey, Grant,
-        IndexLayout, MAX_NICS, MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, SLOTS, Selector,
+        Active, AddressPair, COUNTERS_PER_NIC, CellWord, FlowKey, FlowRecord, FragmentKey, Grant,
+        IndexLayout, MAX_NICS, MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, Selector,
         SlotSettings, VLANS, zone_index,
     },
 };
@@ -395,18 +395,12 @@ impl Shortcuts for FastSlot {
     }
 
     #[inline(always)]
-    fn question(&self, destination: Number) -> Question {
-        self.memory.question(destination)
-    }
-
-    #[inline(always)]
     fn remembered(
         &self,
-        question: Question,
         destination: Number,
         wanted: (Class, Selector),
-    ) -> (Found, Permit) {
-        self.memory.grant(question, destination, wanted)
+    ) -> (Question, Found, Permit) {
+        self.memory.grant(destination, wanted)
     }
 
     #[inline(always)]
@@ -443,13 +437,12 @@ impl Shortcuts for FastSlot {
 }
 
 impl Slot {
-    /// A cell of the matrix of grants and classes; 0 also where there is no such cell. Those of the
-    /// other slot stand beside them.
+    /// A cell of the matrix of grants and classes; 0 also where there is no such cell.
     #[inline(always)]
     fn cell(&self, index: u64) -> u32 {
-        let place = index * u64::from(SLOTS) + u64::from(self.active.slot());
-        match CELLS.get(u32::try_from(place).unwrap_or(u32::MAX)) {
-            Some(ports) => *ports,
+        let Ok(index) = u32::try_from(index) else { return 0 };
+        match CELLS.get(index / CellWord::CELLS) {
+            Some(word) => word.cell(self.active.slot(), index),
             None => 0,
         }
     }

@@ -43,7 +43,7 @@ use std::{
 
 use filter_common::{
     egress::Side,
-    wire::{Grant, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, SlotSettings},
+    wire::{Grant, MAX_NICS, MAX_PORT_CELLS, MAX_PORT_SETS, MAX_PREFIXES, SlotSettings},
 };
 use ipnet::IpNet;
 
@@ -180,6 +180,7 @@ impl Skeleton {
         let (rows, classes) = (u64::from(port_set_rows.next()), u64::from(settings.port_classes));
         let what = Capacity::PortCells { port_sets: rows, port_classes: classes };
         check.fits(what, rows * classes, MAX_PORT_CELLS);
+        check.fits(Capacity::PortSets, rows, MAX_PORT_SETS);
         if rows * classes > COUNTABLE_CELLS {
             check.result()?;
         }

@@ -206,10 +206,10 @@ fn by_prefixes(options: &Options, prefixes: usize) -> Result<Vec<Outcome>> {
                 let action = if let Expected::Permit = expected { XDP_PASS } else { XDP_DROP };
                 cases.push(Case::new(outcome, &region, program, Expected::Uncounted(action)));
             }
-            if name == "allowed-hot" && options.sizes.first() == Some(&prefixes) {
-                for (number, step) in steps::STEPS {
-                    let program = steps::load(&setting.pins, INSIDE, number)?;
-                    let outcome = Outcome::new(&format!("step-{step}"), family, &size);
+            if options.sizes.first() == Some(&prefixes) {
+                for (number, step) in steps::of(name) {
+                    let program = steps::load(&setting.pins, INSIDE, *number)?;
+                    let outcome = Outcome::new(&format!("{name}-step-{step}"), family, &size);
                     cases.push(Case::new(outcome, &region, program, Expected::Uncounted(XDP_PASS)));
                 }
             }

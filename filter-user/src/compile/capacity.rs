@@ -54,6 +54,8 @@ pub enum Capacity {
         /// Its columns.
         port_classes: u64,
     },
+    /// Rows of the port matrix, the unused row 0 among them.
+    PortSets,
     /// Counters of matches.
     Matches {
         /// How many of them earlier tables still hold.
@@ -96,6 +98,7 @@ impl fmt::Display for Capacity {
             Self::PortCells { port_sets, port_classes } => {
                 write!(f, "port cells ({port_sets} port sets x {port_classes} port classes)")
             }
+            Self::PortSets => f.write_str("port sets"),
             Self::Matches { held: 0 } => f.write_str("counters of rule combinations"),
             Self::Matches { held } => {
                 write!(f, "counters of rule combinations ({held} held by earlier policies)")
@@ -123,7 +126,7 @@ impl Capacity {
                 "raise [gateway] max_grant_cells, or let fewer rules overlap on a destination, or fewer \
                  groups on a client"
             }
-            Self::PortCells { .. } => {
+            Self::PortSets | Self::PortCells { .. } => {
                 "let fewer rules overlap on a destination, or give them the same ports and ranges"
             }
             Self::Matches { .. } => {
@@ -159,7 +162,8 @@ impl Exceeded {
             | Capacity::PortClasses
             | Capacity::PortOverlaps
             | Capacity::GrantCells { .. }
-            | Capacity::PortCells { .. } => false,
+            | Capacity::PortCells { .. }
+            | Capacity::PortSets => false,
         }
     }
 }

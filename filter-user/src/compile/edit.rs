@@ -16,7 +16,7 @@ use std::{
     net::IpAddr,
 };
 
-use filter_common::wire::{Grant, MAX_PORT_CELLS, MAX_PREFIXES};
+use filter_common::wire::{Grant, MAX_PORT_CELLS, MAX_PORT_SETS, MAX_PREFIXES};
 use ipnet::IpNet;
 
 use super::{
@@ -152,6 +152,7 @@ pub fn plan_names(
         (port_set_rows.next().into(), tables.settings.port_classes.into());
     let what = Capacity::PortCells { port_sets, port_classes };
     check.fits(what, port_sets * port_classes, MAX_PORT_CELLS);
+    check.fits(Capacity::PortSets, port_sets, MAX_PORT_SETS);
     check.result()?;
     let Counted { matches, permits, added } = basis.count(port_set_rows.added(), ledger, check)?;
 

@@ -4,8 +4,8 @@
 use filter_common::{
     index::LineWords,
     wire::{
-        AddressPair, COUNTERS_PER_NIC, Counter, DEFAULT_INDEX_LINES, EVENT_RING_BYTES, FlowKey,
-        FlowRecord, FragmentKey, IndexLayout, MAX_FRAGMENTS, MAX_KEPT_FLOWS, MAX_NICS,
+        AddressPair, COUNTERS_PER_NIC, CellWord, Counter, DEFAULT_INDEX_LINES, EVENT_RING_BYTES,
+        FlowKey, FlowRecord, FragmentKey, IndexLayout, MAX_FRAGMENTS, MAX_KEPT_FLOWS, MAX_NICS,
         MAX_PORT_CELLS, MAX_REJECTED, PORT_CLASS_WORDS, RejectBucket, SLOTS, STRIPES, VLANS,
         WRITTEN_WORDS,
     },
@@ -47,7 +47,7 @@ impl Footprint {
     pub fn fixed(sizes: TableSizes, cpus: u32) -> Self {
         let address = size_of::<AddressPair>();
         let arrays = array(SLOTS * MAX_NICS * VLANS, 4)
-            + array(sizes.grant_cells * SLOTS, 4)
+            + array(sizes.grant_cells.div_ceil(CellWord::CELLS), size_of::<CellWord>())
             + array(SLOTS * PORT_CLASS_WORDS, 8)
             + array(SLOTS * MAX_PORT_CELLS, 4)
             + array(SLOTS * COUNTERS_PER_NIC, address)

@@ -306,10 +306,8 @@ impl Shortcuts for View<'_> {
 
     type Question = ();
 
-    fn question(&self, _: Number) {}
-
-    fn remembered(&self, (): (), _: Number, _: (Class, Selector)) -> (Found, Permit) {
-        (Found::UNSURE, Permit::DENIED)
+    fn remembered(&self, _: Number, _: (Class, Selector)) -> ((), Found, Permit) {
+        ((), Found::UNSURE, Permit::DENIED)
     }
 
     fn remember(&self, (): (), _: Number, _: Grant, _: ((Class, Selector), Permit)) {}

@@ -5,14 +5,17 @@ mod groups;
 mod host;
 mod names;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use filter_common::{
     egress::Side,
     parse::Address,
     tables::{Class, Tables as _},
     verdict::PassReason,
-    wire::{COUNTERS_PER_NIC, FIRST_MATCH, Grant, Selector, SlotSettings},
+    wire::{COUNTERS_PER_NIC, FIRST_MATCH, Grant, MAX_PORT_SETS, Selector, SlotSettings},
 };
 use ipnet::IpNet;
 
@@ -600,6 +603,35 @@ fn too_many_grants_and_classes() {
     world.policy.gateway.sizes = TableSizes::default();
     world.policy.rules.truncate(1000);
     world.compile();
+}
+
+#[test]
+fn too_many_port_sets() {
+    let mut world = World::new();
+    // Wide prefixes and addresses below each of them, so that every address has two rules of its own.
+    for wide in 0..257_u32 {
+        let to = Ipv4Addr::from(0x6440_0000 | wide << 9);
+        world = world.rule(&format!("wide-{wide}"), &[], &[&format!("{to}/23")], &["80"]);
+    }
+    for narrow in 0..257_u32 {
+        let to = |wide: u32| format!("{}/32", Ipv4Addr::from(0x6440_0000 | wide << 9 | narrow));
+        let to: Vec<String> = (0..257).map(to).collect();
+        let to: Vec<&str> = to.iter().map(String::as_str).collect();
+        world = world.rule(&format!("narrow-{narrow}"), &[], &to, &["443"]);
+    }
+    let error = world.try_compile().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the policy needs 66307 port sets, the tables hold 65535: let fewer rules overlap on a destination, \
+         or give them the same ports and ranges"
+    );
+    world.policy.rules.truncate(257 + 254);
+    assert_eq!(world.try_compile().unwrap_err().exceeded[0].needed, 65_536);
+    // One less, and the last of them is the highest number that a cell can hold.
+    world.policy.rules.last_mut().unwrap().to.pop();
+    let compiled = world.compile();
+    let highest = compiled.tables.cells.iter().map(|(_, set)| set).max();
+    assert_eq!(highest, Some(MAX_PORT_SETS - 1));
 }
 
 #[test]

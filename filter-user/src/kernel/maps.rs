@@ -21,8 +21,8 @@ use filter_common::{
     egress::Side,
     flow::FlowState,
     wire::{
-        Active, AddressPair, COUNTERS_PER_NIC, Counter, EventWindow, FlowKey, FlowRecord, Grant,
-        IndexLayout, MAX_NICS, Permit, RejectBucket, SLOTS, SlotSettings, interface,
+        Active, AddressPair, COUNTERS_PER_NIC, CellWord, Counter, EventWindow, FlowKey, FlowRecord,
+        Grant, IndexLayout, MAX_NICS, Permit, RejectBucket, SlotSettings, interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -78,7 +78,7 @@ pub struct SharedMaps {
     deadline: Array<MapData, u64>,
     settings: Array<MapData, SlotSettings>,
     zones: Array<MapData, u32>,
-    cells: Array<MapData, u32>,
+    cells: Array<MapData, u64>,
     port_classes: Array<MapData, u64>,
     port_cells: Array<MapData, u32>,
     service_hosts: Array<MapData, AddressPair>,
@@ -275,12 +275,12 @@ impl SharedMaps {
         let sizes = TableSizes {
             flows: pinned_length(pins, "FLOWS")?.unwrap_or(wanted.flows),
             grant_cells: pinned_length(pins, "CELLS")?
-                .map_or(wanted.grant_cells, |length| length / SLOTS),
+                .map_or(wanted.grant_cells, |length| length * CellWord::CELLS),
         };
         let fresh = !pins.map("FLOWS").exists();
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", sizes.flows);
-        loader.map_max_entries("CELLS", sizes.grant_cells * SLOTS);
+        loader.map_max_entries("CELLS", sizes.grant_cells.div_ceil(CellWord::CELLS));
         let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         let mut no_answers: Array<_, u32> = take(&mut ebpf, "NO_ANSWERS")?;
@@ -448,8 +448,13 @@ impl SharedMaps {
                 store(&mut self.port_classes, &mut self.written, place, *value)?;
             }
             Step::Cell { index, value } => {
-                let place = (SlotArray::Cells, slot, *index);
-                store(&mut self.cells, &mut self.written, place, *value)?;
+                if *value != 0 {
+                    self.written.mark(SlotArray::Cells, slot, *index)?;
+                }
+                // Nobody else writes cells.
+                let place = SlotArray::Cells.place(slot, *index);
+                let word = CellWord(self.cells.get(&place, 0)?).with(number, *index, *value);
+                self.cells.set(place, word.0, 0)?;
             }
             Step::PortCell { index, value } => {
                 let place = (SlotArray::PortCells, slot, *index);
@@ -543,7 +548,10 @@ impl SharedMaps {
             SlotTables { settings: self.settings.get(&number, 0)?, ..SlotTables::default() };
         let written = &mut self.written;
         tables.zones.extend(load(&self.zones, written, SlotArray::Zones, slot)?);
-        tables.cells.extend(load(&self.cells, written, SlotArray::Cells, slot)?);
+        let cells = &self.cells;
+        let words = cells.len();
+        let cell = |place: u32, index| Ok(CellWord(cells.get(&place, 0)?).cell(number, index));
+        tables.cells.extend(load_by(words, written, SlotArray::Cells, slot, cell)?);
         let words = load(&self.port_classes, written, SlotArray::PortClasses, slot)?;
         tables.port_classes.extend(words);
         for (index, value) in load(&self.port_cells, written, SlotArray::PortCells, slot)? {
@@ -842,12 +850,23 @@ fn load<V: Pod + Default + PartialEq>(
     kind: SlotArray,
     slot: SlotIndex,
 ) -> Result<Vec<(u32, V)>> {
+    load_by(array.len(), written, kind, slot, |place, _| Ok(array.get(&place, 0)?))
+}
+
+/// The same of an array of this length, whose entries are read by their place and their index.
+fn load_by<V: Default + PartialEq>(
+    length: u32,
+    written: &mut Written,
+    kind: SlotArray,
+    slot: SlotIndex,
+    read: impl Fn(u32, u32) -> Result<V>,
+) -> Result<Vec<(u32, V)>> {
     let mut entries = Vec::new();
     for chunk in written.chunks(kind, slot) {
         let (first, before) = (chunk.start, entries.len());
         // Chunks are marked up to the longest that an array may be.
-        for index in chunk.take_while(|index| kind.place(slot, *index) < array.len()) {
-            let value = array.get(&kind.place(slot, index), 0)?;
+        for index in chunk.take_while(|index| kind.place(slot, *index) < length) {
+            let value = read(kind.place(slot, index), index)?;
             if value != V::default() {
                 entries.push((index, value));
             }

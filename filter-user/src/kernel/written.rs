@@ -10,13 +10,13 @@ use std::ops::Range;
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData};
 use filter_common::wire::{
-    COUNTERS_PER_NIC, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, SLOTS, VLANS,
-    WRITTEN_CHUNK, WRITTEN_WORDS,
+    COUNTERS_PER_NIC, CellWord, MAX_CELLS, MAX_NICS, MAX_PORT_CELLS, PORT_CLASS_WORDS, SLOTS,
+    VLANS, WRITTEN_CHUNK, WRITTEN_WORDS,
 };
 
 use super::maps::{Provenance, SlotIndex};
 
-/// An array that holds both slots, one behind the other.
+/// An array that holds both slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotArray {
     Zones,
@@ -67,11 +67,10 @@ impl SlotArray {
         }
     }
 
-    /// Where an entry of a slot stands in the array.
+    /// Where an entry of a slot stands in the array: one slot behind the other, or, of cells, in a word with others.
     pub(super) const fn place(self, slot: SlotIndex, index: u32) -> u32 {
         match self {
-            // How many there are is chosen when the map is made, so both slots stand side by side.
-            Self::Cells => index * SLOTS + slot.number(),
+            Self::Cells => index / CellWord::CELLS,
             Self::Zones | Self::PortClasses | Self::PortCells | Self::ServiceHosts => {
                 slot.number() * self.capacity() + index
             }

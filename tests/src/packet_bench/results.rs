@@ -224,7 +224,7 @@ pub(super) fn report(options: &Options, outcomes: &[Outcome]) -> Result<Report> 
     report.bars("peers", peers(outcomes));
     report.heading("Steps");
     report.text(
-        "Programs that stop after a step, on allowed packets to 64 destinations. They are made of the filter's own \
+        "Programs that stop after a step, on allowed packets to 64 destinations, and on denied ones far from any prefix. They are made of the filter's own \
          parts, but are not the filter: it has checks in between. What a step takes is the difference between the \
          least times.",
     );
@@ -297,12 +297,13 @@ fn steps(outcomes: &[Outcome]) -> Table {
     let mut table = Table::new(["until", "ns", "step, ns"]);
     let mut before = 0.0;
     for outcome in outcomes {
-        let (first, title) = match (outcome.name.split_once("step-"), outcome.flows) {
-            (Some((_, step)), None) => {
-                (step == "which slot", format!("{}, {step}", outcome.family.name()))
+        let family = outcome.family.name();
+        let (first, title) = match (outcome.name.split_once("-step-"), outcome.flows) {
+            (Some((case, step)), None) => {
+                let what = if case.starts_with("denied") { "denied" } else { "allowed" };
+                (step == "which slot", format!("{family}, {what}, {step}"))
             }
             (Some((_, step)), Some((_, there))) => {
-                let family = outcome.family.name();
                 (step == "parse", format!("{family}, reply with {there} flows, {step}"))
             }
             (None, _) => continue,

@@ -18,7 +18,7 @@ pub(super) const PARSE: (u32, &str) = (1, "parse");
 
 /// Steps of the first packet to a destination, by their numbers in the program; each does all before it, too.
 /// It remembers sources, and no destination.
-pub(super) const STEPS: [(u32, &str); 8] = [
+const ALLOWED: [(u32, &str); 8] = [
     (0, "which slot"),
     PARSE,
     (2, "source"),
@@ -29,8 +29,29 @@ pub(super) const STEPS: [(u32, &str); 8] = [
     (7, "counter"),
 ];
 
+/// Those of a packet to a destination that nothing is listed for.
+const DENIED: [(u32, &str); 8] = [
+    (0, "which slot"),
+    PARSE,
+    (2, "source"),
+    (3, "memory"),
+    (4, "index"),
+    (9, "settings"),
+    (10, "sample"),
+    (11, "counter"),
+];
+
 /// The step of a reply, after the parser.
 pub(super) const FLOW: (u32, &str) = (8, "flow");
+
+/// The steps of the packets of a case, if they are measured.
+pub(super) fn of(case: &str) -> &'static [(u32, &'static str)] {
+    match case {
+        "allowed-hot" => &ALLOWED,
+        "denied-far" => &DENIED,
+        _ => &[],
+    }
+}
 
 /// Loads the program that stops after a step, over the pinned maps, for the NIC with this index.
 pub(super) fn load(pins: &PinDirectory, nic: u8, number: u32) -> Result<Measured> {

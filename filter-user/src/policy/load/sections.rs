@@ -7,7 +7,7 @@ use std::{
     ops::Range,
 };
 
-use filter_common::wire::{MAX_CELLS, MAX_FLOWS, MAX_NICS};
+use filter_common::wire::{CellWord, MAX_CELLS, MAX_FLOWS, MAX_NICS};
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -284,7 +284,9 @@ impl Collector {
         let usual = TableSizes::default();
         let sizes = TableSizes {
             flows: size("max_flows", LEAST_FLOWS, MAX_FLOWS, usual.flows),
-            grant_cells: size("max_grant_cells", LEAST_CELLS, MAX_CELLS, usual.grant_cells),
+            // Whole words of them.
+            grant_cells: size("max_grant_cells", LEAST_CELLS, MAX_CELLS, usual.grant_cells)
+                .next_multiple_of(CellWord::CELLS),
         };
         self.gateway = Some(Gateway {
             inside,
