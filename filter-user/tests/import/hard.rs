@@ -12,7 +12,7 @@ use crate::binary::Workshop;
 const MIB: usize = 1 << 20;
 
 /// How much smaller the inputs are in a build for debugging.
-const SHARE: usize = if cfg!(debug_assertions) { 4 } else { 1 };
+const SHARE: usize = if cfg!(debug_assertions) { 8 } else { 1 };
 
 const SIZE: usize = MIB / SHARE;
 
@@ -306,7 +306,12 @@ fn check(inputs: impl Iterator<Item = (&'static str, String)>) {
     times.sort();
     let shown: Vec<String> =
         times.iter().rev().take(8).map(|(time, name)| format!("{time:.2?} {name}")).collect();
-    println!("{} inputs; the longest took {}", times.len(), shown.join(", "));
+    println!(
+        "{} inputs, most of {} KiB; the longest took {}",
+        times.len(),
+        SIZE / 1024,
+        shown.join(", ")
+    );
     assert!(
         slow.is_empty(),
         "{} of {} within {BOUND:?} per MiB:\n{}",
