@@ -150,10 +150,11 @@ impl CellWord {
         u16::from_le_bytes([low, high]) as u32
     }
 
-    /// The same with another value in a cell, [`NO_PORTS`] at most.
+    /// The same with another value in a cell; what doesn't fit there is [`NO_PORTS`].
     #[must_use]
     pub const fn with(self, slot: u32, index: u32, value: u32) -> Self {
         let shift = Self::shift(slot, index);
+        let value = if value > NO_PORTS { NO_PORTS } else { value };
         Self(self.0 & !((NO_PORTS as u64) << shift) | (value as u64) << shift)
     }
 
@@ -693,5 +694,7 @@ mod tests {
         }
         let word = word.with(0, 7, 0);
         assert_eq!([word.cell(0, 6), word.cell(0, 7), word.cell(1, 7)], [1, 0, MAX_PORT_SETS - 1]);
+        let word = word.with(0, 6, 0x1_0001);
+        assert_eq!([word.cell(0, 6), word.cell(0, 7), word.cell(1, 6)], [NO_PORTS, 0, 0x1234]);
     }
 }

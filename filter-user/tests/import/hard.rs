@@ -12,7 +12,7 @@ use crate::binary::Workshop;
 const MIB: usize = 1 << 20;
 
 /// How much smaller the inputs are in a build for debugging.
-const SHARE: usize = if cfg!(debug_assertions) { 8 } else { 1 };
+const SHARE: usize = if cfg!(debug_assertions) { 4 } else { 1 };
 
 const SIZE: usize = MIB / SHARE;
 

@@ -19,8 +19,9 @@ use sluice_lab::{frames::frame, ground::Ground};
 
 const NIC: (u8, Side) = (0, Side::Inside);
 
-/// The first packet marks the destination, the second finds the mark, and a third finds what was remembered.
-const OFTEN: usize = 4;
+/// The first packet marks the destination, the second finds the mark and leaves a tag, the third is remembered, and the
+/// fourth finds that.
+const OFTEN: usize = 5;
 
 /// Clients in one block with others, and destinations that one group of them may reach.
 const SOURCES: &str = r#"

@@ -307,7 +307,7 @@ fn see(tables: &SlotTables) -> Vec<Grant> {
 
 proptest! {
     // Each compiles the policy again after every event.
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 32 } else { 64 }))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn edited_tables_mean_the_same_as_new_ones(events in vec(event(), 1..40)) {
