@@ -6,6 +6,8 @@
 //! It has no rules of its own. Whatever is unusual about a packet is none of its business, and
 //! `decide` is asked; where it does say something, it is what `decide` would have said.
 
+use core::hint::cold_path;
+
 use crate::{
     address::Number,
     decide::{DNS_PORT, advance, look_up},
@@ -14,13 +16,16 @@ use crate::{
     frame::{Frame, Head},
     index::Found,
     parse::{ethertype, protocol},
-    tables::{Class, Role, Shortcuts, Tables},
+    tables::{Class, Known, Role, Shortcuts, Tables},
     verdict::{DropReason, PassReason, Verdict},
     wire::{FlowKey, Grant, Permit, Selector, SlotSettings},
 };
 
+/// The shortest frame with UDP, over IPv4.
+const SHORTEST: usize = 42;
+
 /// What pads the shortest frame, at most: its payload (IEEE 802.3, clause 4A.4).
-const PADDING: u32 = 46;
+const PADDING: u64 = 46;
 
 /// What is read of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -29,21 +34,18 @@ pub struct Packet {
     pub source: Number,
     /// The destination address.
     pub destination: Number,
-    /// The source port.
-    pub source_port: u16,
-    /// The destination port.
-    pub destination_port: u16,
-    /// TCP or UDP.
-    pub protocol: u8,
-    /// TCP's flags; 0 for UDP.
-    pub tcp_flags: u8,
+    /// The destination port, of TCP or of UDP.
+    pub selector: Selector,
+    /// The source port in the highest 16 bits, below it the destination port, and TCP's flags in the lowest 8. What
+    /// else is in it, of UDP also there, is of no meaning. Most packets need none of it taken apart.
+    transport: u64,
 }
 
 /// A family of addresses. Each has code of its own down to the verdict: where one code serves both, whatever is
 /// read is one of two things, and there are too many of them for the registers.
 trait Family {
     /// Reads a packet of the family, as [`read`] does.
-    fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet>;
+    fn read<F: Frame + ?Sized>(frame: &F, head: &F::Head<'_>) -> Option<Packet>;
 }
 
 /// IPv4.
@@ -52,78 +54,99 @@ enum Ipv4 {}
 /// IPv6.
 enum Ipv6 {}
 
-/// The verdict on a frame that entered an inside NIC; `None` where [`decide`](crate::decide::decide)
-/// has to be asked. What is dropped without an answer is counted as left out by sampling. `key` is asked for where
-/// flows are.
+/// What becomes of a frame that entered an inside NIC, which `end` makes of the verdict; `None` where
+/// [`decide`](crate::decide::decide) has to be asked. What is dropped without an answer is left out by sampling.
+/// `key` is asked for where flows are.
 #[inline(always)]
-pub fn fast_inside<'k, F: Frame + ?Sized, S: Shortcuts>(
+pub fn fast_inside<'k, F: Frame + ?Sized, S: Shortcuts, R>(
     frame: &F,
     shortcuts: &S,
     key: impl FnOnce() -> Option<&'k mut FlowKey>,
-) -> Option<Verdict> {
-    match frame.head::<14>()?.be16(12) {
-        ethertype::IPV4 => inside::<Ipv4, F, S>(frame, shortcuts, key),
-        ethertype::IPV6 => inside::<Ipv6, F, S>(frame, shortcuts, key),
+    end: impl Fn(Verdict) -> R,
+) -> Option<R> {
+    let head = frame.head::<SHORTEST>()?;
+    match head.be16::<12>() {
+        ethertype::IPV4 => inside::<Ipv4, F, S, R>(frame, &head, shortcuts, key, end),
+        ethertype::IPV6 => inside::<Ipv6, F, S, R>(frame, &head, shortcuts, key, end),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn inside<'k, V: Family, F: Frame + ?Sized, S: Shortcuts>(
+fn inside<'k, V: Family, F: Frame + ?Sized, S: Shortcuts, R>(
     frame: &F,
+    head: &F::Head<'_>,
     shortcuts: &S,
     key: impl FnOnce() -> Option<&'k mut FlowKey>,
-) -> Option<Verdict> {
-    let packet = V::read(frame)?;
-    let destination = packet.destination;
-    if is_special(destination) {
-        return None;
-    }
-    let selector = match packet.protocol {
-        protocol::TCP => Selector::tcp(packet.destination_port),
-        _ => Selector::udp(packet.destination_port),
-    };
+    end: impl Fn(Verdict) -> R,
+) -> Option<R> {
+    let packet = V::read(frame, head)?;
+    let Packet { destination, selector, .. } = packet;
     let class = shortcuts.known_class(packet.source)?;
-    let (question, known, permit) = shortcuts.remembered(destination, (class, selector));
-    if permit.is_granted() {
-        return Some(Verdict::Permit(permit));
-    }
-    let grant = grant(frame, shortcuts, question, destination, known)?;
+    let (question, found, remembered) = match shortcuts.remembered(destination, (class, selector)) {
+        Known::Permit(permit) => return Some(end(Verdict::Permit(permit))),
+        Known::Grant(question, grant) => {
+            cold_path();
+            (question, Found::grant(grant), true)
+        }
+        Known::Nothing(question) => {
+            cold_path();
+            if is_special(destination) {
+                return None;
+            }
+            let found = shortcuts.indexed(question, destination);
+            // What most of what is denied comes to.
+            if found == Found::NOTHING
+                && class != Class::NONE
+                && is_denied_as_such(&shortcuts.tables()?, &packet)
+                && shortcuts.skips_sample()
+            {
+                return Some(end(Verdict::Drop(DropReason::NotListed)));
+            }
+            (question, found, false)
+        }
+    };
+    let grant = grant(frame, found)?;
     // What the gateway takes in itself may be control traffic, and opens flows of its own.
     if grant.is_own() {
         return None;
     }
     let tables = &shortcuts.tables()?;
     let settings = tables.settings();
-    match judge(tables, &packet, settings, (grant, class, selector))? {
-        Verdict::Drop(reason) => {
-            let answered = settings.flags & SlotSettings::REJECT != 0;
-            if answered || settings.mode == SlotSettings::AUDIT {
-                return None;
-            }
-            // No flow excuses a false source, and a connection that a client opens is the policy's affair alone.
-            let opens = packet.protocol == protocol::TCP && flow::opens(packet.tcp_flags);
-            if reason != DropReason::SpoofedSource
-                && settings.flags & (SlotSettings::FOLLOW | SlotSettings::KEEP) != 0
-                && !opens
-                && may_go_on(tables, &packet, settings, key()?)
-            {
-                return None;
-            }
-            if shortcuts.skips_sample() { Some(Verdict::Drop(reason)) } else { None }
-        }
-        verdict => {
+    let reason = match judge(tables, &packet, settings, (grant, class))? {
+        Ok(permit) => {
             // The next packet finds the mark, and what is remembered then has nothing left to be done.
             if !grant.is_used() {
                 shortcuts.mark_indexed(destination);
-            } else if known.is_unsure()
-                && let Verdict::Permit(permit) = verdict
-            {
+            } else if !remembered {
                 shortcuts.remember(question, destination, grant, ((class, selector), permit));
             }
-            Some(verdict)
+            return Some(end(Verdict::Permit(permit)));
         }
+        Err(reason) => reason,
+    };
+    let answered = settings.flags & SlotSettings::REJECT != 0;
+    if answered || settings.mode == SlotSettings::AUDIT {
+        return None;
     }
+    // No flow excuses a false source, and a connection that a client opens is the policy's affair alone.
+    if reason != DropReason::SpoofedSource
+        && settings.flags & (SlotSettings::FOLLOW | SlotSettings::KEEP) != 0
+        && !packet.opens()
+        && may_go_on(tables, &packet, settings, key()?)
+    {
+        return None;
+    }
+    if shortcuts.skips_sample() { Some(end(Verdict::Drop(reason))) } else { None }
+}
+
+/// Whether what is denied to a client is simply dropped, with nothing else to be looked at.
+#[inline(always)]
+fn is_denied_as_such<T: Tables>(tables: &T, packet: &Packet) -> bool {
+    let SlotSettings { mode, flags, .. } = tables.settings();
+    mode == SlotSettings::ENFORCE
+        && (flags == 0
+            || flags == SlotSettings::FOLLOW && (packet.opens() || !tables.may_have_answers()))
 }
 
 /// The verdict on a frame that entered an outside NIC as part of a flow; `None` where
@@ -134,9 +157,10 @@ pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
     shortcuts: &S,
     key: &mut FlowKey,
 ) -> Option<Verdict> {
-    match frame.head::<14>()?.be16(12) {
-        ethertype::IPV4 => outside::<Ipv4, F, S>(frame, shortcuts, key),
-        ethertype::IPV6 => outside::<Ipv6, F, S>(frame, shortcuts, key),
+    let head = frame.head::<SHORTEST>()?;
+    match head.be16::<12>() {
+        ethertype::IPV4 => outside::<Ipv4, F, S>(frame, &head, shortcuts, key),
+        ethertype::IPV6 => outside::<Ipv6, F, S>(frame, &head, shortcuts, key),
         _ => None,
     }
 }
@@ -144,32 +168,43 @@ pub fn fast_outside<F: Frame + ?Sized, S: Shortcuts>(
 #[inline(always)]
 fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
     frame: &F,
+    head: &F::Head<'_>,
     shortcuts: &S,
     key: &mut FlowKey,
 ) -> Option<Verdict> {
-    let packet = V::read(frame)?;
+    let packet = V::read(frame, head)?;
     let destination = packet.destination;
     if is_special(destination) {
         return None;
     }
     let nothing = (Class::NONE, Selector::ECHO);
-    let (question, known, _) = shortcuts.remembered(destination, nothing);
-    let grant = grant(frame, shortcuts, question, destination, known)?;
-    if known.is_unsure() && grant.is_own() {
-        shortcuts.remember(question, destination, grant, (nothing, Permit::DENIED));
+    match shortcuts.remembered(destination, nothing) {
+        Known::Permit(_) => {}
+        Known::Grant(_, grant) => {
+            if grant.is_closed() {
+                return None;
+            }
+        }
+        Known::Nothing(question) => {
+            let grant = grant(frame, shortcuts.indexed(question, destination))?;
+            if grant.is_own() {
+                shortcuts.remember(question, destination, grant, (nothing, Permit::DENIED));
+            }
+        }
     }
     if shortcuts.known_class(packet.source)? == Class::NONE {
         return None;
     }
     let tables = &shortcuts.tables()?;
-    let Packet { protocol, tcp_flags, .. } = packet;
     packet.set_key(key, Way::Incoming);
     let found = tables.flow(key)?;
     let clock = tables.clock();
+    let protocol = packet.protocol();
     if !found.origin().is_local() || !found.is_live(clock, protocol) {
         return None;
     }
-    let state = flow::incoming(found.state(), found.origin(), protocol, tcp_flags).ok()?;
+    let flags = packet.tcp_flags();
+    let state = flow::incoming(found.state(), found.origin(), protocol, flags).ok()?;
     advance(frame, tables, &found, state);
     Some(Verdict::Pass(PassReason::Reply))
 }
@@ -195,9 +230,10 @@ pub fn fast_egress<F: Frame + ?Sized, T: Tables>(
             return None;
         }
     };
-    match frame.head::<14>()?.be16(12) {
-        ethertype::IPV4 => leaving::<Ipv4, F, T>(frame, tables, key, reason),
-        ethertype::IPV6 => leaving::<Ipv6, F, T>(frame, tables, key, reason),
+    let head = frame.head::<SHORTEST>()?;
+    match head.be16::<12>() {
+        ethertype::IPV4 => leaving::<Ipv4, F, T>(frame, &head, tables, key, reason),
+        ethertype::IPV6 => leaving::<Ipv6, F, T>(frame, &head, tables, key, reason),
         _ => None,
     }
 }
@@ -205,23 +241,26 @@ pub fn fast_egress<F: Frame + ?Sized, T: Tables>(
 #[inline(always)]
 fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
     frame: &F,
+    head: &F::Head<'_>,
     tables: &T,
     key: &mut FlowKey,
     reason: PassReason,
 ) -> Option<Verdict> {
-    let packet = V::read(frame)?;
-    let is_question = packet.destination_port == DNS_PORT
-        && tables.settings().flags & SlotSettings::INTERCEPT != 0;
-    if is_question || is_special(packet.destination) || is_special(packet.source) {
+    let packet = V::read(frame, head)?;
+    if is_question(&packet, tables.settings())
+        || is_special(packet.destination)
+        || is_special(packet.source)
+    {
         return None;
     }
     packet.set_key(key, Way::Outgoing);
     let found = tables.flow(key)?;
     let clock = tables.clock();
-    if !found.is_live(clock, packet.protocol) {
+    let protocol = packet.protocol();
+    if !found.is_live(clock, protocol) {
         return None;
     }
-    let state = flow::outgoing(found.state(), found.origin(), packet.protocol, packet.tcp_flags)?;
+    let state = flow::outgoing(found.state(), found.origin(), protocol, packet.tcp_flags())?;
     if state == FlowState::Cut {
         return None;
     }
@@ -232,11 +271,40 @@ fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
 }
 
 impl Packet {
+    /// TCP or UDP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        if self.selector.is_tcp() { protocol::TCP } else { protocol::UDP }
+    }
+
+    /// TCP's flags; 0 for UDP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp_flags(&self) -> u8 {
+        let [flags, ..] = self.transport.to_le_bytes();
+        if self.selector.is_tcp() { flags } else { 0 }
+    }
+
+    /// Whether it opens a TCP connection.
+    #[inline(always)]
+    const fn opens(&self) -> bool {
+        let [flags, ..] = self.transport.to_le_bytes();
+        self.selector.is_tcp() && flow::opens(flags)
+    }
+
+    /// The source port, and the destination port.
+    #[inline(always)]
+    const fn ports(&self) -> (u16, u16) {
+        (part16(self.transport >> 48), part16(self.transport >> 32))
+    }
+
     /// The key becomes that of the packet's flow, as [`FlowKey::set`] would have made it.
     #[inline(always)]
     pub fn set_key(&self, key: &mut FlowKey, way: Way) {
         let (source, destination) = (words(self.source), words(self.destination));
-        let (from, to) = (self.source_port.to_ne_bytes(), self.destination_port.to_ne_bytes());
+        let (from, to) = self.ports();
+        let (from, to) = (from.to_ne_bytes(), to.to_ne_bytes());
         let ([l0, l1], [r0, r1], [local, local_low], [remote, remote_low]) = match way {
             Way::Outgoing => (from, to, source, destination),
             Way::Incoming => (to, from, destination, source),
@@ -245,7 +313,7 @@ impl Packet {
             Number::V4(_) => 4,
             Number::V6(..) => 6,
         };
-        let last = u64::from_ne_bytes([l0, l1, r0, r1, self.protocol, version, 0, 0]);
+        let last = u64::from_ne_bytes([l0, l1, r0, r1, self.protocol(), version, 0, 0]);
         *key = FlowKey::from_words([local, local_low, remote, remote_low, last]);
     }
 }
@@ -268,30 +336,32 @@ const fn words(address: Number) -> [u64; 2] {
 /// length is not known here, is left to `decide`.
 #[inline(always)]
 pub fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
-    match frame.head::<14>()?.be16(12) {
-        ethertype::IPV4 => Ipv4::read(frame),
-        ethertype::IPV6 => Ipv6::read(frame),
+    let head = frame.head::<SHORTEST>()?;
+    match head.be16::<12>() {
+        ethertype::IPV4 => Ipv4::read(frame, &head),
+        ethertype::IPV6 => Ipv6::read(frame, &head),
         _ => None,
     }
 }
 
 impl Family for Ipv4 {
     #[inline(always)]
-    fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
-        let head = frame.head::<42>()?;
+    fn read<F: Frame + ?Sized>(frame: &F, head: &F::Head<'_>) -> Option<Packet> {
         // Version 4, no options; no fragment, whatever the flag says that forbids to make some.
-        if head.byte(14) != 0x45 || head.be16(20) & 0x3fff != 0 {
+        if head.byte::<14>() != 0x45 || head.be16::<20>() & 0x3fff != 0 {
             return None;
         }
-        let length = u32::from(head.be16(16));
-        let addresses = (Number::V4(head.be32(26)), Number::V4(head.be32(30)));
-        let end = 14 + length;
-        if !is_end(end, frame.len()) {
+        let length = u64::from(head.be16::<16>());
+        if !fills(frame, 14 + length) {
             return None;
         }
-        match head.byte(23) {
-            protocol::UDP => udp(&head, 34, end, addresses),
-            protocol::TCP => tcp(&frame.head::<54>()?, 34, end, addresses),
+        let addresses = (Number::V4(head.be32::<26>()), Number::V4(head.be32::<30>()));
+        match head.byte::<23>() {
+            protocol::UDP => udp(head.be64::<34>(), length, 20, addresses),
+            protocol::TCP => {
+                let head = frame.head::<54>()?;
+                tcp(head.be32::<34>(), head.be16::<46>(), length, 20, addresses)
+            }
             _ => None,
         }
     }
@@ -299,20 +369,23 @@ impl Family for Ipv4 {
 
 impl Family for Ipv6 {
     #[inline(always)]
-    fn read<F: Frame + ?Sized>(frame: &F) -> Option<Packet> {
+    fn read<F: Frame + ?Sized>(frame: &F, _: &F::Head<'_>) -> Option<Packet> {
         let head = frame.head::<62>()?;
-        if head.byte(14) >> 4 != 6 {
+        if head.byte::<14>() >> 4 != 6 {
             return None;
         }
-        let end = 54 + u32::from(head.be16(18));
-        if !is_end(end, frame.len()) {
+        let length = u64::from(head.be16::<18>());
+        if !fills(frame, 54 + length) {
             return None;
         }
-        let source = Number::V6(head.be64(22), head.be64(30));
-        let addresses = (source, Number::V6(head.be64(38), head.be64(46)));
-        match head.byte(20) {
-            protocol::UDP => udp(&head, 54, end, addresses),
-            protocol::TCP => tcp(&frame.head::<74>()?, 54, end, addresses),
+        let source = Number::V6(head.be64::<22>(), head.be64::<30>());
+        let addresses = (source, Number::V6(head.be64::<38>(), head.be64::<46>()));
+        match head.byte::<20>() {
+            protocol::UDP => udp(head.be64::<54>(), length, 0, addresses),
+            protocol::TCP => {
+                let head = frame.head::<74>()?;
+                tcp(head.be32::<54>(), head.be16::<66>(), length, 0, addresses)
+            }
             _ => None,
         }
     }
@@ -320,48 +393,52 @@ impl Family for Ipv6 {
 
 /// Whether a packet that ends there fills a frame, but for what pads it.
 #[inline(always)]
-const fn is_end(end: u32, length: u32) -> bool {
-    end <= length && length - end <= PADDING
+fn fills<F: Frame + ?Sized>(frame: &F, end: u64) -> bool {
+    // One that ends behind the frame leaves more than any frame has.
+    frame.size().wrapping_sub(end) <= PADDING
 }
 
+/// Reads a UDP header, which is one number. Of the packet's length `before` stands before the header.
 #[inline(always)]
-fn udp<H: Head>(
-    head: &H,
-    place: u32,
-    end: u32,
+fn udp(
+    header: u64,
+    length: u64,
+    before: u64,
     (source, destination): (Number, Number),
 ) -> Option<Packet> {
-    let available = end.checked_sub(place)?;
-    let (source_port, length) = (head.be16(place), u32::from(head.be16(place + 4)));
+    let (source_port, own_length) = (part16(header >> 48), u64::from(part16(header >> 16)));
     // Clients and servers of DHCP.
-    if length < 8 || length > available || matches!(source_port, 67 | 68 | 546 | 547) {
+    if own_length < 8 || before + own_length > length || matches!(source_port, 67 | 68 | 546 | 547)
+    {
         return None;
     }
-    let destination_port = head.be16(place + 2);
-    let (protocol, tcp_flags) = (protocol::UDP, 0);
-    Some(Packet { source, destination, source_port, destination_port, protocol, tcp_flags })
+    let selector = Selector::udp(part16(header >> 32));
+    Some(Packet { source, destination, selector, transport: header })
 }
 
+/// The same of TCP, whose header begins with the ports; where it ends, and the flags, stand in one word.
 #[inline(always)]
-fn tcp<H: Head>(
-    head: &H,
-    place: u32,
-    end: u32,
+fn tcp(
+    ports: u32,
+    end_and_flags: u16,
+    length: u64,
+    before: u64,
     (source, destination): (Number, Number),
 ) -> Option<Packet> {
-    let available = end.checked_sub(place)?;
-    let length = u32::from(head.byte(place + 12) >> 4) * 4;
-    if length < 20 || length > available {
+    let own_length = u64::from(end_and_flags >> 12) * 4;
+    if own_length < 20 || before + own_length > length {
         return None;
     }
-    Some(Packet {
-        source,
-        destination,
-        source_port: head.be16(place),
-        destination_port: head.be16(place + 2),
-        protocol: protocol::TCP,
-        tcp_flags: head.byte(place + 13),
-    })
+    let selector = Selector::tcp(part16(ports.into()));
+    let transport = u64::from(ports) << 32 | u64::from(end_and_flags);
+    Some(Packet { source, destination, selector, transport })
+}
+
+/// The lowest 16 bits.
+#[inline(always)]
+const fn part16(number: u64) -> u16 {
+    let [low, high, ..] = number.to_le_bytes();
+    u16::from_le_bytes([low, high])
 }
 
 /// Whether a destination means the host itself, groups, or all: those of IPv6 begin with zeros, or are
@@ -370,26 +447,31 @@ fn tcp<H: Head>(
 #[must_use]
 pub const fn is_special(destination: Number) -> bool {
     match destination {
-        Number::V4(address) => matches!(address >> 24, 0 | 127 | 224..),
+        Number::V4(address) => {
+            let before = (address as u64 >> 24).wrapping_sub(1);
+            before == 126 || before >= 223
+        }
         Number::V6(high, _) => high >> 56 == 0xff || high >> 48 == 0,
     }
 }
 
-/// The grant of a destination that is no special one, if it is remembered, or the index is sure of it.
+/// The grant that was found, if it is sure and no closed one.
 #[inline(always)]
-pub fn grant<F: Frame + ?Sized, S: Shortcuts>(
-    frame: &F,
-    shortcuts: &S,
-    question: S::Question,
-    destination: Number,
-    known: Found,
-) -> Option<Grant> {
-    let found = if known.is_unsure() { shortcuts.indexed(question, destination) } else { known };
+pub fn grant<F: Frame + ?Sized>(frame: &F, found: Found) -> Option<Grant> {
     if found.is_unsure() || found.value().is_closed() {
         return None;
     }
     // However it was found: for the verifier, all ways come together here.
     Some(Grant(frame.forget(found.value().0)))
+}
+
+/// Why a client's packet to a destination is dropped that nothing is listed for; `None` where more has to be looked at.
+#[inline(always)]
+fn unlisted(packet: &Packet, settings: SlotSettings, class: Class) -> Option<DropReason> {
+    if class == Class::NONE {
+        return Some(DropReason::SpoofedSource);
+    }
+    if is_question(packet, settings) { None } else { Some(DropReason::NotListed) }
 }
 
 /// What rules say of a client's packet; `None` where more has to be looked at.
@@ -398,24 +480,24 @@ fn judge<T: Tables>(
     tables: &T,
     packet: &Packet,
     settings: SlotSettings,
-    (grant, class, selector): (Grant, Class, Selector),
-) -> Option<Verdict> {
-    if class == Class::NONE {
-        return Some(Verdict::Drop(DropReason::SpoofedSource));
+    (grant, class): (Grant, Class),
+) -> Option<Result<Permit, DropReason>> {
+    let reason = unlisted(packet, settings, class)?;
+    if class == Class::NONE || grant.row() == 0 {
+        return Some(Err(reason));
     }
-    if packet.destination_port == DNS_PORT && settings.flags & SlotSettings::INTERCEPT != 0 {
-        return None;
-    }
-    let reason = if grant.row() == 0 {
-        DropReason::NotListed
-    } else {
-        match look_up(tables, grant, class, selector) {
-            Ok(permit) if permit.is_granted() => return Some(Verdict::Permit(permit)),
-            Ok(_) => DropReason::PortNotAllowed,
-            Err(reason) => reason,
-        }
-    };
-    Some(Verdict::Drop(reason))
+    Some(match look_up(tables, grant, class, packet.selector) {
+        Ok(permit) if permit.is_granted() => Ok(permit),
+        Ok(_) => Err(DropReason::PortNotAllowed),
+        Err(reason) => Err(reason),
+    })
+}
+
+/// Whether a packet asks another resolver than the forwarder, which is to answer in its place.
+#[inline(always)]
+fn is_question(packet: &Packet, settings: SlotSettings) -> bool {
+    let (_, port) = packet.ports();
+    port == DNS_PORT && settings.flags & SlotSettings::INTERCEPT != 0
 }
 
 /// Whether there is any flow that a client's denied packet may belong to; whether it does is then for `decide` to

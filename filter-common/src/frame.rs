@@ -11,6 +11,12 @@ pub trait Frame {
     /// The length of the frame in bytes.
     fn len(&self) -> u32;
 
+    /// The same as a whole word: BPF has to cut what is shorter out of one, each time anew.
+    #[inline(always)]
+    fn size(&self) -> u64 {
+        self.len().into()
+    }
+
     /// Whether there is nothing to read.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -54,16 +60,16 @@ pub trait Frame {
 }
 
 /// The beginning of a frame, which was found to be long enough: reads need no further checks.
-/// Places are constants, all of them within its length.
+/// Places are constants, all of them within its length, and so a part of the instruction that reads.
 pub trait Head {
     /// The byte at a place.
-    fn byte(&self, place: u32) -> u8;
+    fn byte<const PLACE: u32>(&self) -> u8;
     /// The big-endian 16 bits at a place.
-    fn be16(&self, place: u32) -> u16;
+    fn be16<const PLACE: u32>(&self) -> u16;
     /// The big-endian 32 bits at a place.
-    fn be32(&self, place: u32) -> u32;
+    fn be32<const PLACE: u32>(&self) -> u32;
     /// The big-endian 64 bits at a place.
-    fn be64(&self, place: u32) -> u64;
+    fn be64<const PLACE: u32>(&self) -> u64;
 }
 
 /// The beginning of a frame on the host.
@@ -101,20 +107,20 @@ impl HostHead<'_> {
 }
 
 impl Head for HostHead<'_> {
-    fn byte(&self, place: u32) -> u8 {
-        u8::from_be_bytes(self.bytes(place))
+    fn byte<const PLACE: u32>(&self) -> u8 {
+        u8::from_be_bytes(self.bytes(PLACE))
     }
 
-    fn be16(&self, place: u32) -> u16 {
-        u16::from_be_bytes(self.bytes(place))
+    fn be16<const PLACE: u32>(&self) -> u16 {
+        u16::from_be_bytes(self.bytes(PLACE))
     }
 
-    fn be32(&self, place: u32) -> u32 {
-        u32::from_be_bytes(self.bytes(place))
+    fn be32<const PLACE: u32>(&self) -> u32 {
+        u32::from_be_bytes(self.bytes(PLACE))
     }
 
-    fn be64(&self, place: u32) -> u64 {
-        u64::from_be_bytes(self.bytes(place))
+    fn be64<const PLACE: u32>(&self) -> u64 {
+        u64::from_be_bytes(self.bytes(PLACE))
     }
 }
 

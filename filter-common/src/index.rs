@@ -72,6 +72,12 @@ pub trait Line {
     /// One of its 8 words. It may change from one read to the next.
     fn word(&self, index: u32) -> u64;
 
+    /// One of its 16 half words, the lower half of each word first.
+    #[inline(always)]
+    fn half(&self, index: u32) -> u32 {
+        lower(self.word(index / 2) >> (index % 2 * 32))
+    }
+
     /// How many of the 16 keys of a tree's node are not behind `wanted`. The implementation in the
     /// kernel has no branches: which way one would go can't be foretold.
     #[inline(always)]
@@ -87,6 +93,9 @@ pub trait Line {
     /// Sets bits of a word, without harm to what others write there.
     fn set(&self, index: u32, bits: u64);
 }
+
+/// What numbers are multiplied with to be spread: 2^64 by the golden ratio.
+const SPREADER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// An entry of the base, a node, or a table of tops: the row of a grant or the number of a line, and
 /// what that is.
@@ -174,7 +183,7 @@ impl Entry {
             return Found::UNSURE;
         }
         match self.number() {
-            0 => Found::grant(Grant::NONE),
+            0 => Found::NOTHING,
             row => Found::grant(Grant::new(row).used()),
         }
     }
@@ -185,6 +194,9 @@ impl Entry {
 impl Found {
     /// Only the trie knows.
     pub const UNSURE: Self = Self(1 << 32);
+
+    /// The index is sure that no prefix holds the destination.
+    pub const NOTHING: Self = Self::grant(Grant::NONE);
 
     /// The index is sure of a grant.
     #[inline(always)]
@@ -257,20 +269,28 @@ pub fn mark<L: Lines>(lines: &L, layout: &IndexLayout, destination: Number) -> b
 #[inline(always)]
 #[must_use]
 pub const fn hash(address: Number) -> u32 {
-    match address {
-        Number::V4(address) => mixed(address as u64),
-        Number::V6(high, low) => {
-            let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
-            mixed(folded ^ folded >> 32)
-        }
-    }
+    folded(spread(address))
 }
 
-/// The stripe of a destination, below [`STRIPES`], by its [`hash`].
+/// The same, whose lower half is not as good, at a lower price.
 #[inline(always)]
 #[must_use]
-pub const fn stripe(hash: u32) -> u32 {
-    hash >> (u32::BITS - STRIPES.trailing_zeros())
+pub const fn spread(address: Number) -> u64 {
+    let number = match address {
+        Number::V4(address) => address as u64,
+        Number::V6(high, low) => {
+            let folded = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low;
+            folded ^ folded >> 32
+        }
+    };
+    number.wrapping_mul(SPREADER)
+}
+
+/// The stripe of a destination, below [`STRIPES`], by what it is [`spread`] to.
+#[inline(always)]
+#[must_use]
+pub const fn stripe(spread: u64) -> u32 {
+    upper(spread) >> (u32::BITS - STRIPES.trailing_zeros())
 }
 
 /// Which addresses of a source's block, a /24 or an IPv6 /64, have to be looked up each for itself, as
@@ -385,7 +405,12 @@ pub const fn keyed(key: u32, value: u32) -> u64 {
 /// chosen from by the lower ones, which would lie on a lattice where values follow one another.
 #[inline(always)]
 const fn mixed(value: u64) -> u32 {
-    let product = value.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    folded(value.wrapping_mul(SPREADER))
+}
+
+/// The upper half, of which the lower bits depend on the upper ones, too.
+#[inline(always)]
+const fn folded(product: u64) -> u32 {
     upper(product) ^ upper(product) >> 16
 }
 
@@ -411,10 +436,14 @@ enum Above {
 
 #[inline(always)]
 fn above4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Above {
-    if layout.flags & IndexLayout::V4 == 0 || address == 0 {
+    if layout.flags & IndexLayout::V4 == 0 {
         return Above::Found(Found::UNSURE);
     }
+    // The first entry is unsure: as a host, 0.0.0.0 would look like no host.
     let mut entry = entry_at(lines, 0, address >> 16);
+    if entry == Entry::NONE {
+        return Above::Found(Found::NOTHING);
+    }
     let mut key = address & 0xffff;
     if entry.is_dense() {
         entry = entry_at(lines, entry.number(), key >> 8);
@@ -437,11 +466,8 @@ fn above6<L: Lines>(lines: &L, layout: &IndexLayout, high: u64, low: u64) -> Abo
     }
     // Prefixes that are shorter than 32 bits stand nowhere in the table where nothing longer
     // is below them.
-    let absent = if layout.flags & IndexLayout::SHORT6 != 0 {
-        Found::UNSURE
-    } else {
-        Found::grant(Grant::NONE)
-    };
+    let absent =
+        if layout.flags & IndexLayout::SHORT6 != 0 { Found::UNSURE } else { Found::NOTHING };
     let (number, word, bits) = presence6(layout, top);
     let Some(line) = lines.line(number) else { return Above::Found(Found::UNSURE) };
     if line.word(word) & bits != bits {
@@ -469,8 +495,7 @@ fn above6<L: Lines>(lines: &L, layout: &IndexLayout, high: u64, low: u64) -> Abo
 #[inline(always)]
 fn entry_at<L: Lines>(lines: &L, first: u32, index: u32) -> Entry {
     let Some(line) = lines.line(first + index / ENTRIES_PER_LINE) else { return Entry::ASK };
-    let word = line.word((index % ENTRIES_PER_LINE) / 2);
-    Entry(lower(word >> (index % 2 * 32)))
+    Entry(line.half(index % ENTRIES_PER_LINE))
 }
 
 /// Follows a tree to the entry of a key.
@@ -512,7 +537,7 @@ fn host4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Found {
     let Some(line) = lines.line(host4_line(layout, address)) else { return Found::UNSURE };
     match keyed_word(&line, address) {
         0 if line.word(FULL_WORD) & FULL != 0 => Found::UNSURE,
-        0 => Found::grant(Grant::NONE),
+        0 => Found::NOTHING,
         word => host(upper(word)),
     }
 }
@@ -527,7 +552,7 @@ fn host6<L: Lines>(lines: &L, layout: &IndexLayout, high: u64, low: u64) -> Foun
             return host(lower(line.word(word) >> shift));
         }
     }
-    if line.word(FULL_WORD) & FULL != 0 { Found::UNSURE } else { Found::grant(Grant::NONE) }
+    if line.word(FULL_WORD) & FULL != 0 { Found::UNSURE } else { Found::NOTHING }
 }
 
 /// A host with a grant of nothing, and without any mark, is left to the trie: here that would look

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 //! The only place that relies on types of ours being plain old data, and promises it to aya.
 
-use crate::wire::FlowKey;
+use crate::wire::{FlowKey, IndexLayout, SlotSettings};
 
 impl FlowKey {
     /// The key with these words, in the order in which they lie in memory, each as the processor reads it.
@@ -13,13 +13,31 @@ impl FlowKey {
     }
 }
 
+impl SlotSettings {
+    /// The words in which they lie in memory, each as the processor reads it.
+    #[must_use]
+    pub const fn words(self) -> [u64; size_of::<Self>() / 8] {
+        // SAFETY: both are integers without padding, as many bytes of them.
+        unsafe { core::mem::transmute(self) }
+    }
+}
+
+impl IndexLayout {
+    /// As [`SlotSettings::words`].
+    #[must_use]
+    pub const fn words(self) -> [u64; size_of::<Self>() / 8] {
+        // SAFETY: as above.
+        unsafe { core::mem::transmute(self) }
+    }
+}
+
 #[cfg(feature = "user")]
 mod user {
     use aya::Pod;
 
     use crate::wire::{
-        AddressPair, Counter, Event, EventWindow, FlowKey, FlowRecord, FragmentKey, IndexLayout,
-        Observation, RejectBucket, SlotSettings,
+        AddressPair, Counter, Event, EventWindow, FlowKey, FlowRecord, FragmentKey, Observation,
+        RejectBucket, State,
     };
 
     // SAFETY: repr(C), integers only, no padding (the size asserts beside the types), and every
@@ -40,9 +58,7 @@ mod user {
     // SAFETY: as above.
     unsafe impl Pod for FragmentKey {}
     // SAFETY: as above.
-    unsafe impl Pod for IndexLayout {}
-    // SAFETY: as above.
     unsafe impl Pod for RejectBucket {}
     // SAFETY: as above.
-    unsafe impl Pod for SlotSettings {}
+    unsafe impl Pod for State {}
 }

@@ -105,6 +105,17 @@ pub trait Tables {
     fn remember_first_fragment(&self, key: &FragmentKey, now: u64);
 }
 
+/// What is remembered of a destination.
+#[derive(Clone, Copy, Debug)]
+pub enum Known<Q> {
+    /// What is wanted is granted.
+    Permit(Permit),
+    /// The grant, which is marked as used where it is no own address.
+    Grant(Q, Grant),
+    /// Nothing.
+    Nothing(Q),
+}
+
 /// What answers the most frequent look-ups in less time than the tables. What it says is what the tables
 /// say.
 pub trait Shortcuts {
@@ -121,14 +132,9 @@ pub trait Shortcuts {
     /// this NIC. `None` for sources of which more than the class has to be looked at.
     fn known_class(&self, source: Number) -> Option<Class>;
 
-    /// The grant that is remembered of a destination; unsure where there is none. And the permit for a
-    /// class and a selector, if that is what was remembered beside it, or [`Permit::DENIED`]. What is found
-    /// from here on may be remembered with the question, as long as nothing changes in between.
-    fn remembered(
-        &self,
-        destination: Number,
-        wanted: (Class, Selector),
-    ) -> (Self::Question, Found, Permit);
+    /// What is remembered of a destination, for a class and a selector. What is found from here on may be remembered
+    /// with the question, as long as nothing changes in between.
+    fn remembered(&self, destination: Number, wanted: (Class, Selector)) -> Known<Self::Question>;
 
     /// What the index says of a destination. It may not know.
     fn indexed(&self, question: Self::Question, destination: Number) -> Found;

@@ -7,11 +7,13 @@
 //!
 //! Everything above lives twice, once in each slot. [`Active`] says which slot counts.
 
+use core::mem::offset_of;
+
 use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 7 } else { 6 };
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 8 } else { 7 };
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
@@ -44,6 +46,8 @@ pub const PORT_CLASS_WORDS: u32 = SELECTORS / SELECTORS_PER_WORD;
 pub const COUNTERS_PER_NIC: u32 = 4096;
 /// The first counter of a NIC that belongs to a match; those below belong to reasons.
 pub const FIRST_MATCH: u32 = 256;
+/// The counter of a NIC that counts the drops for which a sample was made. All others were left out.
+pub const SAMPLED: u32 = 0;
 /// Added to a drop reason's code where audit mode let the packet pass.
 pub const AUDITED: u32 = 128;
 /// Flows that are remembered, unless the configuration asks for others; beyond it, those that were
@@ -118,18 +122,18 @@ impl Active {
 
     /// The word that counts in the place of a provisional one at some tick. Once the deadline is over, it
     /// names the other slot, and is none that user space ever writes, so that what is cached under a
-    /// word is cached for one slot. A deadline that nobody knows is over.
+    /// word is cached for one slot.
     #[inline(always)]
     #[must_use]
-    pub const fn at(self, now: u64, deadline: Option<u64>) -> Self {
-        match deadline {
-            Some(deadline) if now < deadline => self,
-            Some(_) | None => Self((self.0 ^ 1) & !Self::PROVISIONAL | Self::REVERTED),
-        }
+    pub const fn at(self, now: u64, deadline: u64) -> Self {
+        if now < deadline { self } else { Self((self.0 ^ 1) & !Self::PROVISIONAL | Self::REVERTED) }
     }
 
     const PROVISIONAL: u64 = 2;
     const REVERTED: u64 = 4;
+
+    /// A bit that is set in no word that counts.
+    pub const SEEN: u64 = 8;
 }
 
 /// A word of the (grant, class) matrix: two neighbouring cells of each slot, 16 bits each. The kernel gives each entry of an
@@ -180,7 +184,7 @@ pub struct SlotSettings {
     pub flags: u32,
     /// What makes another layout of this one.
     #[cfg(feature = "next-layout")]
-    pub more: u32,
+    pub more: u64,
 }
 
 impl SlotSettings {
@@ -265,16 +269,64 @@ pub const STRIPE_BITS: u32 = 40;
 /// Changes of the index that one frame carries to the program that makes them, at most.
 pub const INDEX_CHANGES: u32 = 128;
 
-/// A change of one word of the index. In the frame they stand one behind the other, in the
+/// What programs ask for with every packet. It is one value, as to look one up takes longer than to read it. Programs alone
+/// write it, each word at once ([`IndexChange::STATE`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct State {
+    /// Which slot is in force ([`Active`]).
+    pub active: u64,
+    /// The tick from which a slot that is in force provisionally gives way to the other one.
+    pub deadline: u64,
+    /// Settings, by slot.
+    pub settings: [SlotSettings; SLOTS as usize],
+    /// The layout of the index, by slot.
+    pub layouts: [IndexLayout; SLOTS as usize],
+    /// How often what the index says of destinations has changed, by stripe.
+    pub moves: [u64; STRIPES as usize],
+}
+
+impl State {
+    /// The word that says which slot is in force.
+    pub const ACTIVE: u32 = word_at(offset_of!(Self, active));
+    /// The word of the deadline.
+    pub const DEADLINE: u32 = word_at(offset_of!(Self, deadline));
+    /// Words that a change may store: all in front of the stripes' counters.
+    pub const WORDS: u32 = word_at(offset_of!(Self, moves));
+
+    /// The first word of the settings of a slot (0 or 1).
+    #[must_use]
+    pub const fn settings_of(slot: u32) -> u32 {
+        word_at(offset_of!(Self, settings)) + slot * word_at(size_of::<SlotSettings>())
+    }
+
+    /// The first word of the layout of a slot's index.
+    #[must_use]
+    pub const fn layout_of(slot: u32) -> u32 {
+        word_at(offset_of!(Self, layouts)) + slot * word_at(size_of::<IndexLayout>())
+    }
+}
+
+/// The number of the word that begins at an offset, which is below 2^16.
+const fn word_at(offset: usize) -> u32 {
+    let [low, high, ..] = (offset / 8).to_le_bytes();
+    u16::from_le_bytes([low, high]) as u32
+}
+
+const _: () = assert!(size_of::<State>() == 8 * (State::WORDS + STRIPES) as usize);
+const _: () = assert!(size_of::<SlotSettings>().is_multiple_of(8));
+const _: () = assert!(size_of::<IndexLayout>().is_multiple_of(8));
+
+/// A change of one word of the index, or of [`State`]. In the frame they stand one behind the other, in the
 /// processor's byte order, behind an Ethernet header of zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct IndexChange {
-    /// The line, over both slots, times 8, plus the word.
+    /// The line, over both slots, times 8, plus the word; or the word of [`State`].
     pub place: u32,
     /// What is done: [`IndexChange::STORE`], [`IndexChange::STORE_LOW`],
-    /// [`IndexChange::STORE_HIGH`], [`IndexChange::SET`], [`IndexChange::CLEAR`] or
-    /// [`IndexChange::NOTHING`].
+    /// [`IndexChange::STORE_HIGH`], [`IndexChange::SET`], [`IndexChange::CLEAR`],
+    /// [`IndexChange::NOTHING`] or [`IndexChange::STATE`].
     pub action: u16,
     /// The stripe of the destination whose grant or mark changes: its counter goes on afterwards, and
     /// what CPUs remember of the stripe's destinations no longer holds.
@@ -296,6 +348,8 @@ impl IndexChange {
     pub const CLEAR: u16 = 5;
     /// The word stays as it is, and only the stripe's counter goes on.
     pub const NOTHING: u16 = 6;
+    /// The word of [`State`] becomes the value, and no stripe's counter goes on.
+    pub const STATE: u16 = 7;
 }
 
 const _: () = assert!(size_of::<IndexChange>() == 16 && align_of::<IndexChange>() == 8);
@@ -451,6 +505,13 @@ impl Selector {
         Self(131_072 + number as u32)
     }
 
+    /// Whether it is a TCP port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_tcp(self) -> bool {
+        self.0 < 65_536
+    }
+
     /// Its index, below [`SELECTORS`].
     #[inline(always)]
     #[must_use]
@@ -537,13 +598,11 @@ pub struct EventWindow {
     pub window: u64,
     /// Events sent in this window.
     pub sent: u64,
-    /// Drops that were not sent, as the window was full (sampling).
-    pub skipped: u64,
     /// Events that did not fit into the ring buffer (loss).
     pub lost: u64,
 }
 
-const _: () = assert!(size_of::<EventWindow>() == 32 && align_of::<EventWindow>() == 8);
+const _: () = assert!(size_of::<EventWindow>() == 24 && align_of::<EventWindow>() == 8);
 
 /// What a program that only observes says of the one packet it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

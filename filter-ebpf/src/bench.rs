@@ -7,13 +7,13 @@ use filter_common::{
     fast_path::{grant, is_special, read},
     flow::Way,
     frame::Frame as _,
-    tables::{Shortcuts as _, Tables as _},
+    tables::{Known, Shortcuts as _, Tables as _},
     verdict::DropReason,
-    wire::{MAX_NICS, Selector, SlotSettings},
+    wire::{MAX_NICS, SlotSettings},
 };
 
 use crate::{
-    LINES, NIC, count, events,
+    LINES, NIC, count,
     frame::PacketFrame,
     global,
     maps::SCRATCH,
@@ -62,7 +62,7 @@ fn steps(context: &XdpContext) -> Option<()> {
         return None;
     }
     let remembered = Memory::of_this_cpu()?;
-    let fast = FastSlot::active(nic, global(&LINES), remembered)?;
+    let fast = FastSlot::active(global(&LINES), remembered)?;
     let frame = PacketFrame::first_buffer(context, Memory::cell_of(remembered));
     if stage == stage::SLOT {
         return Some(());
@@ -87,24 +87,26 @@ fn steps(context: &XdpContext) -> Option<()> {
     if stage == stage::CLASS {
         return Some(());
     }
-    let wanted = (class, Selector::tcp(packet.destination_port));
-    let (question, known, permit) = fast.remembered(destination, wanted);
-    if permit.is_granted() || stage == stage::MEMORY {
+    let wanted = (class, packet.selector);
+    let Known::Nothing(question) = fast.remembered(destination, wanted) else {
+        return Some(());
+    };
+    if stage == stage::MEMORY {
         return Some(());
     }
-    let grant = grant(&frame, &fast, question, destination, known)?;
+    let grant = grant(&frame, fast.indexed(question, destination))?;
     if stage == stage::GRANT {
         return Some(());
     }
     let slot = fast.tables()?;
     if grant.row() == 0 {
-        return denied(stage, nic, &slot, frame.len());
+        return denied(stage, nic, (&fast, &slot), frame.size());
     }
     let ports = slot.port_set(grant, class)?;
     if stage == stage::PORT_SET {
         return Some(());
     }
-    let permit = slot.permit(ports, Selector::tcp(packet.destination_port));
+    let permit = slot.permit(ports, packet.selector);
     if !permit.is_granted() {
         return None;
     }
@@ -112,7 +114,7 @@ fn steps(context: &XdpContext) -> Option<()> {
         return Some(());
     }
     if stage == stage::COUNT {
-        count(nic, permit.counter(), frame.len());
+        count(nic, permit.counter(), frame.size());
         return Some(());
     }
     None
@@ -120,7 +122,7 @@ fn steps(context: &XdpContext) -> Option<()> {
 
 /// What comes after the index for a destination that nothing is listed for.
 #[inline(always)]
-fn denied(stage: u32, nic: u32, slot: &Slot, bytes: u32) -> Option<()> {
+fn denied(stage: u32, nic: u32, (fast, slot): (&FastSlot, &Slot), bytes: u64) -> Option<()> {
     let settings = slot.settings();
     if settings.flags & SlotSettings::REJECT != 0 || settings.mode == SlotSettings::AUDIT {
         return None;
@@ -129,7 +131,7 @@ fn denied(stage: u32, nic: u32, slot: &Slot, bytes: u32) -> Option<()> {
         return Some(());
     }
     // The step sends none, and so mostly finds that one may be sent.
-    let _skipped = events::skip();
+    let _skipped = fast.skips_sample();
     if stage == stage::SAMPLE {
         return Some(());
     }

@@ -21,7 +21,7 @@ pub(crate) struct PacketFrame<'a> {
     packet: Packet<'a>,
     start: usize,
     end: usize,
-    length: u32,
+    length: u64,
     cell: *mut u32,
 }
 
@@ -45,9 +45,6 @@ impl<'a> PacketFrame<'a> {
     pub(crate) fn of_xdp(context: &'a XdpContext, cell: *mut u32) -> Self {
         // SAFETY: the context is the one that the kernel gave the program.
         let length = unsafe { bpf_xdp_get_buff_len(context.ctx) };
-        // No frame has a length of more than 32 bits, and a check would be one more way to follow.
-        let [l0, l1, l2, l3, ..] = length.to_le_bytes();
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
         let packet = Packet::Entering(context);
         Self { packet, start: context.data(), end: context.data_end(), length, cell }
     }
@@ -56,9 +53,7 @@ impl<'a> PacketFrame<'a> {
     #[inline(always)]
     pub(crate) fn first_buffer(context: &'a XdpContext, cell: *mut u32) -> Self {
         let (start, end) = (context.data(), context.data_end());
-        // No buffer has a length of more than 32 bits.
-        let [l0, l1, l2, l3, ..] = end.wrapping_sub(start).to_le_bytes();
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let length = end.wrapping_sub(start) as u64;
         Self { packet: Packet::Entering(context), start, end, length, cell }
     }
 
@@ -66,7 +61,8 @@ impl<'a> PacketFrame<'a> {
     #[inline(always)]
     pub(crate) fn first_buffer_of_tc(context: &'a TcContext, cell: *mut u32) -> Self {
         let (start, end) = (context.data(), context.data_end());
-        Self { packet: Packet::Leaving(context), start, end, length: context.len(), cell }
+        let length = context.len().into();
+        Self { packet: Packet::Leaving(context), start, end, length, cell }
     }
 
     /// The frame of a packet that leaves.
@@ -80,6 +76,7 @@ impl<'a> PacketFrame<'a> {
             let _scattered = context.pull_data(wanted);
         }
         let packet = Packet::Leaving(context);
+        let length = length.into();
         Self { packet, start: context.data(), end: context.data_end(), length, cell }
     }
 }
@@ -114,24 +111,24 @@ pub(crate) struct PacketHead(usize);
 
 impl Head for PacketHead {
     #[inline(always)]
-    fn byte(&self, place: u32) -> u8 {
+    fn byte<const PLACE: u32>(&self) -> u8 {
         // SAFETY: the place lies within what was checked.
-        unsafe { core::ptr::read((self.0 + place as usize) as *const u8) }
+        unsafe { core::ptr::read((self.0 + PLACE as usize) as *const u8) }
     }
 
     #[inline(always)]
-    fn be16(&self, place: u32) -> u16 {
-        u16::from_be(load16(self.0 + place as usize))
+    fn be16<const PLACE: u32>(&self) -> u16 {
+        u16::from_be(load16::<PLACE>(self.0))
     }
 
     #[inline(always)]
-    fn be32(&self, place: u32) -> u32 {
-        u32::from_be(load32(self.0 + place as usize))
+    fn be32<const PLACE: u32>(&self) -> u32 {
+        u32::from_be(load32::<PLACE>(self.0))
     }
 
     #[inline(always)]
-    fn be64(&self, place: u32) -> u64 {
-        u64::from_be(load64(self.0 + place as usize))
+    fn be64<const PLACE: u32>(&self) -> u64 {
+        u64::from_be(load64::<PLACE>(self.0))
     }
 }
 
@@ -141,14 +138,15 @@ macro_rules! load {
     ($name:ident, $number:ty, $instruction:literal) => {
         #[cfg(target_arch = "bpf")]
         #[inline(always)]
-        fn $name(position: usize) -> $number {
+        fn $name<const PLACE: u32>(start: usize) -> $number {
             let loaded: u64;
-            // SAFETY: the position lies within what was checked of the packet.
+            // SAFETY: the place lies within what was checked of the packet.
             unsafe {
                 core::arch::asm!(
                     $instruction,
                     out(reg) loaded,
-                    in(reg) position,
+                    in(reg) start,
+                    const PLACE,
                     options(pure, readonly, nostack)
                 );
             }
@@ -158,16 +156,16 @@ macro_rules! load {
         /// Lints look at the crate as one for the host.
         #[cfg(not(target_arch = "bpf"))]
         #[inline(always)]
-        fn $name(position: usize) -> $number {
+        fn $name<const PLACE: u32>(start: usize) -> $number {
             // SAFETY: as above.
-            unsafe { core::ptr::read_unaligned(position as *const $number) }
+            unsafe { core::ptr::read_unaligned((start + PLACE as usize) as *const $number) }
         }
     };
 }
 
-load! { load16, u16, "{0} = *(u16 *)({1} + 0)" }
-load! { load32, u32, "{0} = *(u32 *)({1} + 0)" }
-load! { load64, u64, "{0} = *(u64 *)({1} + 0)" }
+load! { load16, u16, "{0} = *(u16 *)({1} + {2})" }
+load! { load32, u32, "{0} = *(u32 *)({1} + {2})" }
+load! { load64, u64, "{0} = *(u64 *)({1} + {2})" }
 
 impl Frame for PacketFrame<'_> {
     type Head<'b>
@@ -197,6 +195,13 @@ impl Frame for PacketFrame<'_> {
 
     #[inline(always)]
     fn len(&self) -> u32 {
+        // No frame has a length of more than 32 bits, and a check would be one more way to follow.
+        let [l0, l1, l2, l3, ..] = self.length.to_le_bytes();
+        u32::from_le_bytes([l0, l1, l2, l3])
+    }
+
+    #[inline(always)]
+    fn size(&self) -> u64 {
         self.length
     }
 
@@ -262,7 +267,7 @@ impl FrameMut for MutableFrame<'_> {
 
     #[inline(always)]
     fn reshape(&mut self, room: u32, length: u32) -> Option<()> {
-        let cut = (self.frame.length + room).wrapping_sub(length);
+        let cut = (self.len() + room).wrapping_sub(length);
         // SAFETY: the context is the one that the kernel gave the program. No pointer into the
         // packet outlives the calls.
         unsafe {
@@ -276,19 +281,8 @@ impl FrameMut for MutableFrame<'_> {
         }
         self.frame.start = self.context.data();
         self.frame.end = self.context.data_end();
-        self.frame.length = length;
+        self.frame.length = length.into();
         Some(())
-    }
-}
-
-/// Has the processor fetch the first line of a frame, which a NIC or another processor has just written: it comes while
-/// other things are looked up.
-#[inline(always)]
-pub(crate) fn fetch(context: &XdpContext) {
-    let start = context.data();
-    if start + 2 <= context.data_end() {
-        // SAFETY: what is read lies before the end; volatile, as nobody asks what it is.
-        unsafe { core::ptr::read_volatile(start as *const u16) };
     }
 }
 

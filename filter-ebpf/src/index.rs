@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-//! Changes of the index that user space asks for. What it writes into a map itself might be seen
+//! Changes of the index and of the state that user space asks for. What it writes into a map itself might be seen
 //! half written; a program stores whole words.
 
 use aya_ebpf::programs::XdpContext;
 use filter_common::{
     frame::Frame as _,
     index::lower,
-    wire::{INDEX_CHANGES, IndexChange, STRIPE_BITS, STRIPES},
+    wire::{INDEX_CHANGES, IndexChange, STRIPE_BITS, STRIPES, State},
 };
 
 use crate::{
     atomic,
     frame::{PacketFrame, opaque},
-    maps::{INDEX, MOVES},
+    maps::{INDEX, STATE},
 };
 
 /// Makes the changes that stand in a frame, in their order; how many they were.
@@ -38,6 +38,17 @@ pub(crate) fn change(context: &XdpContext, cell: *mut u32) -> u32 {
 #[inline(always)]
 fn make(change: IndexChange) -> Option<()> {
     let IndexChange { place, action, stripe, value } = change;
+    let state = STATE.get_ptr_mut(0)?.cast::<u64>();
+    if action == IndexChange::STATE {
+        // The verifier sees that it lies in front of the counters in the register that is gone on with.
+        let place = opaque(place as usize);
+        if place >= State::WORDS as usize {
+            return None;
+        }
+        // SAFETY: the word lies within the state; one store of it, volatile, so that it is one.
+        unsafe { core::ptr::write_volatile(state.add(place), value) };
+        return Some(());
+    }
     let line = INDEX.get_ptr_mut(place / 8)?;
     // SAFETY: the word lies within the line.
     let word = unsafe { line.cast::<u64>().add((place % 8) as usize) };
@@ -53,18 +64,18 @@ fn make(change: IndexChange) -> Option<()> {
             _ => return None,
         }
     }
-    move_on(stripe)
+    move_on(state, stripe)
 }
 
 /// Counts a change, after everything that was written before.
 #[inline(always)]
-fn move_on(stripe: u16) -> Option<()> {
+fn move_on(state: *mut u64, stripe: u16) -> Option<()> {
     // There is no other stripe, and the verifier sees it in the register that is gone on with.
     let stripe = opaque(stripe.into()) & (STRIPES - 1) as usize;
     // SAFETY: there is a counter for each stripe. User space makes one change at a time, so that the
     // counter is the same when it is counted on.
     unsafe {
-        let counter = MOVES.get_ptr_mut(0)?.cast::<u64>().add(stripe);
+        let counter = state.add(State::WORDS as usize + stripe);
         if core::ptr::read_volatile(counter) + 1 >= 1 << STRIPE_BITS {
             return None;
         }

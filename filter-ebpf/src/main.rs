@@ -64,7 +64,7 @@ static SIDE: u32 = interface::INSIDE;
 static HERTZ: u32 = 1000;
 
 /// Lines of the index of one slot. 0 is for programs that have no short cuts: each packet's addresses
-/// are looked up in the tries.
+/// are looked up in the tries. Where packets are only observed, there must be none.
 #[unsafe(no_mangle)]
 static LINES: u32 = 0;
 
@@ -88,14 +88,14 @@ fn sluice_outside(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn ingress(context: &XdpContext, side: Side) -> u32 {
+    // What was found out on the way through the fast path is not taken along: the verifier would
+    // follow each of its ends through all that comes now.
+    if let Some(action) = fast(context, side) {
+        return action;
+    }
     let nic = global(&NIC);
     if nic >= MAX_NICS {
         return xdp_action::XDP_DROP;
-    }
-    // What was found out on the way through the fast path is not taken along: the verifier would
-    // follow each of its ends through all that comes now.
-    if let Some(action) = fast(context, side, nic) {
-        return action;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return xdp_action::XDP_DROP;
@@ -106,7 +106,7 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
     let frame = PacketFrame::of_xdp(context, &raw mut scratch.cell);
     let workspace = &mut scratch.workspace;
     let role = role();
-    let Some(slot) = Slot::active(nic, role) else {
+    let Some(slot) = Slot::active(role) else {
         return xdp_action::XDP_DROP;
     };
     let decision = match side {
@@ -142,25 +142,28 @@ fn ingress(context: &XdpContext, side: Side) -> u32 {
 
 /// The action on a packet that the fast path knows what to do with.
 #[inline(always)]
-fn fast(context: &XdpContext, side: Side, nic: u32) -> Option<u32> {
+fn fast(context: &XdpContext, side: Side) -> Option<u32> {
     let lines = global(&LINES);
-    if lines == 0 || role() != Role::Enforcing {
+    if lines == 0 {
         return None;
     }
-    frame::fetch(context);
     let remembered = Memory::of_this_cpu()?;
-    let slot = FastSlot::active(nic, lines, remembered)?;
+    let slot = FastSlot::active(lines, remembered)?;
     let frame = PacketFrame::first_buffer(context, Memory::cell_of(remembered));
-    let verdict = match side {
-        Side::Inside => fast_inside(&frame, &slot, flow_key)?,
-        Side::Outside => fast_outside(&frame, &slot, flow_key()?)?,
-    };
     // What is dropped in audit mode is none of the fast path's.
-    count(nic, verdict.counter(Mode::Enforce), frame.len());
-    Some(match verdict {
-        Verdict::Permit(_) | Verdict::Pass(_) => xdp_action::XDP_PASS,
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
-    })
+    let end = |verdict: Verdict| {
+        let action = match verdict {
+            Verdict::Permit(_) | Verdict::Pass(_) => xdp_action::XDP_PASS,
+            Verdict::Drop(_) => xdp_action::XDP_DROP,
+        };
+        (verdict.counter(Mode::Enforce), action)
+    };
+    let (counter, action) = match side {
+        Side::Inside => fast_inside(&frame, &slot, flow_key, end)?,
+        Side::Outside => end(fast_outside(&frame, &slot, flow_key()?)?),
+    };
+    count(global(&NIC), counter, frame.size());
+    Some(action)
 }
 
 /// Where the fast path writes the key of a packet's flow.
@@ -193,7 +196,7 @@ fn sluice_egress(context: TcContext) -> i32 {
         return TC_NEXT;
     }
     let frame = PacketFrame::of_tc(&context, &raw mut scratch.cell);
-    let Some(slot) = Slot::active(nic, role()) else {
+    let Some(slot) = Slot::active(role()) else {
         return TC_ACT_SHOT;
     };
     let workspace = &mut scratch.workspace;
@@ -213,15 +216,15 @@ fn fast_leaving(
     from: Ingress,
     segments: u32,
 ) -> Option<()> {
-    if global(&LINES) == 0 || role() != Role::Enforcing {
+    if global(&LINES) == 0 {
         return None;
     }
     let frame = PacketFrame::first_buffer_of_tc(context, &raw mut scratch.cell);
-    let slot = Slot::active(nic, Role::Enforcing)?;
+    let slot = Slot::active(Role::Enforcing)?;
     let key = &mut scratch.workspace.key;
     let verdict = fast_egress(&frame, &slot, key, side, from, segments)?;
     // It passes in any mode.
-    count(nic, verdict.counter(Mode::Enforce), frame.len());
+    count(nic, verdict.counter(Mode::Enforce), frame.size());
     Some(())
 }
 
@@ -280,7 +283,7 @@ fn record(nic: u32, frame: &PacketFrame<'_>, headers: &Headers, verdict: Verdict
         Verdict::Drop(reason) => u32::from(reason.code()),
         Verdict::Permit(_) | Verdict::Pass(_) => 0,
     });
-    count(nic, counter, frame.len());
+    count(nic, counter, frame.size());
     let [reason, ..] = dropped.to_le_bytes();
     if reason != 0 {
         events::sample(nic, frame, headers, reason, mode);
@@ -290,13 +293,13 @@ fn record(nic: u32, frame: &PacketFrame<'_>, headers: &Headers, verdict: Verdict
 /// Adds the packet to its one counter. Nothing else on this CPU runs in between, as XDP programs
 /// aren't interrupted by one another.
 #[inline(always)]
-pub(crate) fn count(nic: u32, counter: u32, bytes: u32) {
+pub(crate) fn count(nic: u32, counter: u32, bytes: u64) {
     let index = nic * COUNTERS_PER_NIC + counter % COUNTERS_PER_NIC;
     if let Some(counter) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the pointer is to this CPU's copy of the value, and it is used only here.
         unsafe {
             (*counter).packets = (*counter).packets.wrapping_add(1);
-            (*counter).bytes = (*counter).bytes.wrapping_add(u64::from(bytes));
+            (*counter).bytes = (*counter).bytes.wrapping_add(bytes);
         }
     }
 }

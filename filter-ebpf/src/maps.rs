@@ -13,10 +13,9 @@ use filter_common::flow::Workspace;
 use filter_common::index::LineWords;
 use filter_common::wire::{
     AddressPair, COUNTERS_PER_NIC, CellWord, Counter, DEFAULT_CELLS, DEFAULT_FLOWS,
-    EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord, FragmentKey, Grant, IndexLayout,
-    MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES,
-    MAX_REJECTED, MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, STRIPES,
-    SlotSettings, VLANS, WRITTEN_WORDS,
+    EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord, FragmentKey, Grant, MAX_FRAGMENTS,
+    MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED,
+    MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, State, VLANS, WRITTEN_WORDS,
 };
 
 use crate::remembered::Remembered;
@@ -58,15 +57,9 @@ impl GrantCell {
     }
 }
 
-/// Which slot is in force (`wire::Active`).
+/// What every packet asks for.
 #[map]
-pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(1, 0);
-/// The tick from which a slot that is in force provisionally gives way to the other one.
-#[map]
-pub(crate) static DEADLINE: Array<u64> = Array::with_max_entries(1, 0);
-/// Settings, by slot.
-#[map]
-pub(crate) static SETTINGS: Array<SlotSettings> = Array::with_max_entries(SLOTS, 0);
+pub(crate) static STATE: Array<State> = Array::with_max_entries(1, 0);
 /// (NIC, VLAN) -> zone.
 #[map]
 pub(crate) static ZONES: Array<u32> = Array::with_max_entries(SLOTS * MAX_NICS * VLANS, 0);
@@ -116,13 +109,6 @@ pub(crate) static SOURCES6_1: LpmTrie<[u8; 20], u32> = LpmTrie::with_max_entries
 /// one of the processor's, where those of others begin behind the kernel's own fields.
 #[map]
 pub(crate) static INDEX: Array<LineWords> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
-/// The layout of the index, by slot.
-#[map]
-pub(crate) static LAYOUTS: Array<IndexLayout> = Array::with_max_entries(SLOTS, 0);
-
-/// How often what the index says of destinations has changed, by stripe.
-#[map]
-pub(crate) static MOVES: Array<[u64; STRIPES as usize]> = Array::with_max_entries(1, 0);
 
 /// What CPUs remember, by CPU. Each NIC's programs have one of their own, and user space makes it as long
 /// as there are CPUs. It begins with a page, as the index does.

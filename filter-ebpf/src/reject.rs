@@ -46,7 +46,7 @@ pub(crate) fn reject(context: &XdpContext, nic: u32, reason: u32, clock: Clock) 
     } else {
         Answered::Limited
     };
-    count(nic, u32::from(answered.code()), frame.len());
+    count(nic, u32::from(answered.code()), frame.size());
     match answered {
         Answered::Reset | Answered::Unreachable => xdp_action::XDP_TX,
         Answered::Limited | Answered::Impossible => xdp_action::XDP_DROP,

@@ -4,7 +4,7 @@
 //!
 //! * What was found holds for one value of the word that names the slot in force. Each CPU counts how
 //!   often it saw another one than before: its *epoch*.
-//! * Single destinations change while a slot is in force. Each belongs to a stripe, whose counter in `MOVES`
+//! * Single destinations change while a slot is in force. Each belongs to a stripe, whose counter in `STATE`
 //!   goes on after every change of the index that concerns it, also when its mark is taken
 //!   (`IndexChange::MOVE`). The counter is read *before* the index is: whatever is remembered with a
 //!   value of it was true when the counter had reached that value, or became so later.
@@ -17,14 +17,19 @@
 //! others; and of a destination that is new no more than a tag, so that what comes once costs the others little.
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use core::hint::cold_path;
 use filter_common::{
     address::Number,
-    index::{ALL_MIXED, Found, block_bit, hash, stripe},
-    tables::Class,
-    wire::{Active, Grant, Permit, STRIPE_BITS, Selector},
+    index::{block_bit, spread, stripe},
+    tables::{Class, Known},
+    wire::{Active, Grant, Permit, STRIPE_BITS, Selector, State},
 };
 
-use crate::maps::{MOVES, REMEMBERED};
+use crate::{
+    events,
+    maps::REMEMBERED,
+    tables::{resolved, written},
+};
 
 /// Pairs of destinations, as powers of two.
 const PAIRS4_BITS: u32 = 13;
@@ -35,19 +40,24 @@ const CLASSES_BITS: u32 = 12;
 /// All that one CPU remembers.
 #[repr(C, align(64))]
 pub(crate) struct Remembered {
-    /// The word that the epoch belongs to.
+    /// The word that the epoch belongs to; a provisional one with a bit that user space never sets, so that
+    /// it is looked at anew for each packet.
     active: u64,
     /// How many such words were seen, above the bits of a stripe's counter. 0: none.
     epoch: u64,
+    /// The last window, as far as is known, in which this CPU has sent enough samples (`events`).
+    quiet: u64,
     /// For `Frame::forget`.
     cell: u32,
     /// Up to the end of the processor's line, so that no entry lies in two of them.
-    rest: [u32; 11],
+    rest: [u32; 9],
     tags4: [Tags; 1 << PAIRS4_BITS],
     tags6: [Tags; 1 << PAIRS6_BITS],
     grants4: [[KnownGrant4; 2]; 1 << PAIRS4_BITS],
     grants6: [[KnownGrant6; 2]; 1 << PAIRS6_BITS],
-    classes: [KnownClass; 1 << CLASSES_BITS],
+    blocks4: [KnownBlock; 1 << CLASSES_BITS],
+    blocks6: [KnownBlock; 1 << CLASSES_BITS],
+    sources: [KnownSource; 1 << CLASSES_BITS],
 }
 
 // So that no destination lies in two lines. Were the types themselves aligned to lines, the compiler for the
@@ -56,7 +66,7 @@ const _: () = assert!(core::mem::offset_of!(Remembered, grants4) % 64 == 0);
 const _: () = assert!(core::mem::offset_of!(Remembered, grants6) % 64 == 0);
 const _: () = assert!(size_of::<KnownGrant4>() == 32 && size_of::<KnownGrant6>() == 64);
 
-/// The lowest bytes of the hashes of two destinations. Most destinations that nothing is remembered of are told
+/// A byte of what each of two destinations is spread to. Most destinations that nothing is remembered of are told
 /// by them, in a table that the processor's nearest cache holds half of.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -91,24 +101,34 @@ struct KnownGrant6 {
     reserved: [u64; 3],
 }
 
-/// The class of a source in frames without a tag, or of most sources of a block.
+/// The class of the sources of a block, in frames without a tag.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct KnownClass {
+struct KnownBlock {
     epoch: u64,
-    /// The address, or the first one of the block, as two numbers; of IPv4 the first has all bits set, as
-    /// no source's of IPv6 has.
+    /// What the addresses of the block have in common: all but the last byte, or the first half.
+    block: u64,
+    class: u32,
+    /// Which sources of the block it is not for (`index::mixed_sources`).
+    mixed: u32,
+    reserved: u64,
+}
+
+/// The class of one source, where it isn't its block's.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct KnownSource {
+    epoch: u64,
+    /// The address as two numbers; of IPv4 the first has all bits set, as no source's of IPv6 has.
     source: [u64; 2],
     class: u32,
-    /// Which sources of the block it is not for (`index::mixed_sources`); `ALL_MIXED` where it is for
-    /// one address.
-    mixed: u32,
+    reserved: u32,
 }
 
 /// What is asked of a destination.
 #[derive(Clone, Copy)]
 pub(crate) struct Question {
-    hash: u32,
+    spread: u64,
     /// What will be remembered holds with it; 0 where nothing will be, as the destination is new.
     stamp: u64,
 }
@@ -128,6 +148,8 @@ impl Question {
 pub(crate) struct Memory {
     remembered: *mut Remembered,
     epoch: u64,
+    /// The first counter of a stripe.
+    moves: *const u64,
 }
 
 // === impl Memory ===
@@ -140,21 +162,36 @@ impl Memory {
         REMEMBERED.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
     }
 
-    /// The memory as far as it holds with a word in force.
+    /// The word that counts now, and the memory as far as it holds with it.
     #[inline(always)]
-    pub(crate) fn with(remembered: *mut Remembered, active: Active) -> Option<Self> {
+    pub(crate) fn in_force(
+        remembered: *mut Remembered,
+        state: *const State,
+    ) -> Option<(Active, Self)> {
         // SAFETY: the pointer is to this CPU's value of a map, which belongs to the programs of one NIC; of
         // these only the one on what enters uses it, and a packet has the CPU for itself.
         let header = unsafe { &mut *remembered };
+        let mut active = written(state);
         if header.active != active.0 {
-            header.active = active.0;
-            header.epoch = header.epoch.checked_add(1 << STRIPE_BITS)?;
+            cold_path();
+            let known = if active.is_provisional() {
+                active = resolved(state, active);
+                active.0 | Active::SEEN
+            } else {
+                active.0
+            };
+            if header.active != known {
+                header.active = known;
+                header.epoch = header.epoch.checked_add(1 << STRIPE_BITS)?;
+            }
         }
         // Before any policy there is nothing to remember.
         if header.epoch == 0 {
             return None;
         }
-        Some(Self { remembered, epoch: header.epoch })
+        // SAFETY: the pointer is to a whole value.
+        let moves = unsafe { (&raw const (*state).moves).cast() };
+        Some((active, Self { remembered, epoch: header.epoch, moves }))
     }
 
     /// The cell for what the verifier must forget.
@@ -170,37 +207,54 @@ impl Memory {
         Self::cell_of(self.remembered)
     }
 
-    /// The grant that is remembered, unsure where there is none, and the permit beside it if it is for what
-    /// is wanted.
+    /// Whether this CPU has sent enough samples lately, so that none is due.
     #[inline(always)]
-    pub(crate) fn grant(
+    pub(crate) fn skips_sample(&self) -> bool {
+        // SAFETY: the helper has no conditions; the rest as in `with`.
+        let (window, quiet) = unsafe { (events::window(), &mut (*self.remembered).quiet) };
+        if *quiet == window {
+            return true;
+        }
+        cold_path();
+        if !events::has_sent_enough(window) {
+            return false;
+        }
+        *quiet = window;
+        true
+    }
+
+    /// What is remembered of a destination: the permit, if it is for what is wanted, or else the grant.
+    #[inline(always)]
+    pub(crate) fn grant(&self, destination: Number, wanted: (Class, Selector)) -> Known<Question> {
+        let spread = spread(destination);
+        match destination {
+            Number::V4(_) => self.answer(spread, self.pair4(spread).known(), destination, wanted),
+            Number::V6(..) => self.answer(spread, self.pair6(spread).known(), destination, wanted),
+        }
+    }
+
+    #[inline(always)]
+    fn answer<K: KnownGrant>(
         &self,
+        spread: u64,
+        known: Option<&K>,
         destination: Number,
         wanted: (Class, Selector),
-    ) -> (Question, Found, Permit) {
-        let hash = hash(destination);
-        let (known, grant, (of, permit)) = match destination {
-            Number::V4(destination) => {
-                let Some(known) = self.pair4(hash).known() else { return unknown(hash) };
-                let ours = if known.destination == destination { known.stamp } else { 0 };
-                (ours, known.grant, (known.wanted, known.permit))
-            }
-            Number::V6(high, low) => {
-                let Some(known) = self.pair6(hash).known() else { return unknown(hash) };
-                let ours = if known.destination == [high, low] { known.stamp } else { 0 };
-                (ours, known.grant, (known.wanted, known.permit))
-            }
+    ) -> Known<Question> {
+        let Some(known) = known else {
+            return Known::Nothing(Question { spread, stamp: 0 });
         };
-        let Some(moves) = MOVES.get_ptr(0) else { return unknown(hash) };
         // SAFETY: there is a counter for each stripe; volatile, as another CPU writes the aligned word.
-        let counter =
-            unsafe { core::ptr::read_volatile(moves.cast::<u64>().add(stripe(hash) as usize)) };
-        let question = Question { hash, stamp: self.epoch | counter };
-        if known != question.stamp {
-            return (question, Found::UNSURE, Permit::DENIED);
+        let counter = unsafe { core::ptr::read_volatile(self.moves.add(stripe(spread) as usize)) };
+        let question = Question { spread, stamp: self.epoch | counter };
+        if !known.is_of(destination) || known.stamp() != question.stamp {
+            cold_path();
+            return Known::Nothing(question);
         }
-        let permit = if of == joined(wanted) { Permit(permit) } else { Permit::DENIED };
-        (question, Found::grant(Grant(grant)), permit)
+        match known.permit() {
+            (of, permit) if of == joined(wanted) && permit.is_granted() => Known::Permit(permit),
+            _ => Known::Grant(question, known.grant()),
+        }
     }
 
     /// Remembers what was found.
@@ -212,11 +266,11 @@ impl Memory {
         grant: Grant,
         (wanted, permit): ((Class, Selector), Permit),
     ) {
-        let Question { hash, stamp } = question;
+        let Question { spread, stamp } = question;
         if stamp == 0 {
             match destination {
-                Number::V4(_) => self.pair4(hash).expect(),
-                Number::V6(..) => self.pair6(hash).expect(),
+                Number::V4(_) => self.pair4(spread).expect(),
+                Number::V6(..) => self.pair6(spread).expect(),
             }
             return;
         }
@@ -224,12 +278,12 @@ impl Memory {
         match destination {
             Number::V4(destination) => {
                 let known = KnownGrant4 { stamp, wanted, destination, grant, permit, reserved: 0 };
-                self.pair4(hash).keep(known, |first| first.destination == destination);
+                self.pair4(spread).keep(known, Number::V4(destination));
             }
             Number::V6(high, low) => {
                 let (destination, reserved) = ([high, low], [0; 3]);
                 let known = KnownGrant6 { stamp, wanted, destination, grant, permit, reserved };
-                self.pair6(hash).keep(known, |first| first.destination == destination);
+                self.pair6(spread).keep(known, Number::V6(high, low));
             }
         }
     }
@@ -237,67 +291,143 @@ impl Memory {
     /// The class that is remembered of a source.
     #[inline(always)]
     pub(crate) fn class(&self, source: Number) -> Option<Class> {
-        let (address, block) = keys(source);
-        let known = self.known_class(block);
-        let ours = known.epoch == self.epoch && known.source == block;
-        if ours && known.mixed & block_bit(source) == 0 {
+        let (block, known) = self.known_block(source);
+        if known.epoch == self.epoch
+            && known.block == block
+            && (known.mixed == 0 || known.mixed & block_bit(source) == 0)
+        {
             return Some(Class(known.class));
         }
-        let known = self.known_class(address);
-        let ours = known.epoch == self.epoch && known.source == address;
-        if ours && known.mixed == ALL_MIXED {
-            return Some(Class(known.class));
-        }
-        None
+        cold_path();
+        let (source, known) = self.known_source(source);
+        let ours = known.epoch == self.epoch && known.source == source;
+        if ours { Some(Class(known.class)) } else { None }
     }
 
     /// Remembers the class of a source, of whose block is known what is mixed in it.
     #[inline(always)]
     pub(crate) fn keep_class(&self, source: Number, class: Class, mixed: u32) {
-        let (address, block) = keys(source);
-        let of_block = mixed & block_bit(source) == 0;
-        let (source, mixed) = if of_block { (block, mixed) } else { (address, ALL_MIXED) };
-        let epoch = self.epoch;
-        *self.known_class(source) = KnownClass { epoch, source, class: class.0, mixed };
+        let (epoch, class) = (self.epoch, class.0);
+        if mixed & block_bit(source) == 0 {
+            let (block, known) = self.known_block(source);
+            *known = KnownBlock { epoch, block, class, mixed, reserved: 0 };
+        } else {
+            let (source, known) = self.known_source(source);
+            *known = KnownSource { epoch, source, class, reserved: 0 };
+        }
     }
 
     #[inline(always)]
-    fn pair4(&self, hash: u32) -> Pair<KnownGrant4> {
-        let place = (hash >> (u32::BITS - PAIRS4_BITS)) as usize;
+    fn pair4(&self, spread: u64) -> Pair<KnownGrant4> {
+        let place = (spread >> (u64::BITS - PAIRS4_BITS)) as usize;
         // SAFETY: a place within the arrays, in memory that this packet has for itself.
         unsafe {
             let tags = (&raw mut (*self.remembered).tags4).cast::<Tags>();
             let pairs = (&raw mut (*self.remembered).grants4).cast::<[KnownGrant4; 2]>();
-            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: tag(hash) }
+            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: tag(spread) }
         }
     }
 
     #[inline(always)]
-    fn pair6(&self, hash: u32) -> Pair<KnownGrant6> {
-        let place = (hash >> (u32::BITS - PAIRS6_BITS)) as usize;
+    fn pair6(&self, spread: u64) -> Pair<KnownGrant6> {
+        let place = (spread >> (u64::BITS - PAIRS6_BITS)) as usize;
         // SAFETY: as above.
         unsafe {
             let tags = (&raw mut (*self.remembered).tags6).cast::<Tags>();
             let pairs = (&raw mut (*self.remembered).grants6).cast::<[KnownGrant6; 2]>();
-            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: tag(hash) }
+            Pair { tags: tags.add(place), grants: pairs.add(place).cast(), tag: tag(spread) }
         }
     }
 
+    /// A source's block, and where its class is remembered.
     #[inline(always)]
-    fn known_class(&self, [high, low]: [u64; 2]) -> &'static mut KnownClass {
-        let mixed = (low ^ high.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    fn known_block(&self, source: Number) -> (u64, &'static mut KnownBlock) {
         // SAFETY: as above.
         unsafe {
-            let first = (&raw mut (*self.remembered).classes).cast::<KnownClass>();
-            &mut *first.add((mixed >> (u64::BITS - CLASSES_BITS)) as usize)
+            let (block, place, first) = match source {
+                Number::V4(address) => {
+                    let block = u64::from(address >> 8);
+                    (block, place(block), (&raw mut (*self.remembered).blocks4))
+                }
+                Number::V6(high, _) => (high, place(high), (&raw mut (*self.remembered).blocks6)),
+            };
+            (block, &mut *first.cast::<KnownBlock>().add(place))
+        }
+    }
+
+    /// A source's address, and where its class is remembered.
+    #[inline(always)]
+    fn known_source(&self, source: Number) -> ([u64; 2], &'static mut KnownSource) {
+        let (high, low) = match source {
+            Number::V4(address) => (u64::MAX, u64::from(address)),
+            Number::V6(high, low) => (high, low),
+        };
+        // SAFETY: as above.
+        unsafe {
+            let first = (&raw mut (*self.remembered).sources).cast::<KnownSource>();
+            ([high, low], &mut *first.add(place(low ^ high.rotate_left(32))))
         }
     }
 }
 
-/// Nothing is remembered of a destination.
+/// The place of a block or of an address among those whose classes are remembered.
 #[inline(always)]
-const fn unknown(hash: u32) -> (Question, Found, Permit) {
-    (Question { hash, stamp: 0 }, Found::UNSURE, Permit::DENIED)
+const fn place(source: u64) -> usize {
+    (source.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - CLASSES_BITS)) as usize
+}
+
+/// What is remembered of a destination, of either family.
+trait KnownGrant: Copy + 'static {
+    fn is_of(&self, destination: Number) -> bool;
+    fn stamp(&self) -> u64;
+    fn grant(&self) -> Grant;
+    /// The permit, and what it is for.
+    fn permit(&self) -> (u64, Permit);
+}
+
+impl KnownGrant for KnownGrant4 {
+    #[inline(always)]
+    fn is_of(&self, destination: Number) -> bool {
+        destination == Number::V4(self.destination)
+    }
+
+    #[inline(always)]
+    fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    #[inline(always)]
+    fn grant(&self) -> Grant {
+        Grant(self.grant)
+    }
+
+    #[inline(always)]
+    fn permit(&self) -> (u64, Permit) {
+        (self.wanted, Permit(self.permit))
+    }
+}
+
+impl KnownGrant for KnownGrant6 {
+    #[inline(always)]
+    fn is_of(&self, destination: Number) -> bool {
+        let [high, low] = self.destination;
+        destination == Number::V6(high, low)
+    }
+
+    #[inline(always)]
+    fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    #[inline(always)]
+    fn grant(&self) -> Grant {
+        Grant(self.grant)
+    }
+
+    #[inline(always)]
+    fn permit(&self) -> (u64, Permit) {
+        (self.wanted, Permit(self.permit))
+    }
 }
 
 /// Where two destinations are remembered, seen from one that belongs there.
@@ -310,7 +440,7 @@ struct Pair<K> {
 
 // === impl Pair ===
 
-impl<K: Copy + 'static> Pair<K> {
+impl<K: KnownGrant> Pair<K> {
     /// The one that may be of the destination, if any. Most are the first one: where a processor has learned that, it
     /// fetches what is known before it has compared the tags.
     #[inline(always)]
@@ -337,11 +467,11 @@ impl<K: Copy + 'static> Pair<K> {
 
     /// Remembers a destination as the first one. The one that was it becomes the second, if it is another.
     #[inline(always)]
-    fn keep(&self, known: K, is_same: impl Fn(&K) -> bool) {
+    fn keep(&self, known: K, destination: Number) {
         // SAFETY: as above.
         unsafe {
             let mut tags = *self.tags;
-            if !is_same(&*self.grants) {
+            if !(*self.grants).is_of(destination) {
                 *self.grants.add(1) = *self.grants;
                 tags.second = tags.first;
             }
@@ -351,10 +481,10 @@ impl<K: Copy + 'static> Pair<K> {
     }
 }
 
-/// What of a hash stands among the tags.
+/// What of an address stands among the tags. The place is made of higher bits.
 #[inline(always)]
-const fn tag(hash: u32) -> u8 {
-    let [tag, ..] = hash.to_le_bytes();
+const fn tag(spread: u64) -> u8 {
+    let [_, _, _, _, tag, ..] = spread.to_le_bytes();
     tag
 }
 
@@ -362,16 +492,4 @@ const fn tag(hash: u32) -> u8 {
 #[inline(always)]
 fn joined((class, selector): (Class, Selector)) -> u64 {
     u64::from(class.0) << 32 | u64::from(selector.index())
-}
-
-/// A source, and the first one of its block.
-#[inline(always)]
-fn keys(source: Number) -> ([u64; 2], [u64; 2]) {
-    match source {
-        Number::V4(address) => {
-            let address = u64::from(address);
-            ([u64::MAX, address], [u64::MAX, address & !0xff])
-        }
-        Number::V6(high, low) => ([high, low], [high, 0]),
-    }
 }

@@ -10,24 +10,23 @@ use filter_common::{
     flow::{Clock, Flow, FlowState, Load, Way},
     index::{self, Found, Line, LineWords, Lines},
     parse::Address,
-    tables::{Class, Mode, PortSet, Role, Shortcuts, Tables, is_plain},
+    tables::{Class, Known, Mode, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, CellWord, FlowKey, FlowRecord, FragmentKey, Grant,
         IndexLayout, MAX_NICS, MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, Selector,
-        SlotSettings, VLANS, zone_index,
+        SlotSettings, State, VLANS, zone_index,
     },
 };
 
 use crate::{
-    HERTZ, atomic,
+    HERTZ, NIC, atomic,
     branchless::is_less,
-    events,
     frame::forget,
     global,
     maps::{
-        ACTIVE, CELLS, DEADLINE, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1,
-        GrantCell, INDEX, KEPT_FLOWS, LAYOUTS, NO_ANSWERS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS,
-        SETTINGS, SOURCES4_0, SOURCES4_1, SOURCES6_0, SOURCES6_1, ZONES,
+        CELLS, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell, INDEX,
+        KEPT_FLOWS, NO_ANSWERS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SOURCES4_0, SOURCES4_1,
+        SOURCES6_0, SOURCES6_1, STATE, ZONES,
     },
     remembered::{Memory, Question, Remembered},
 };
@@ -35,15 +34,14 @@ use crate::{
 /// The slot that was in force when the packet came, seen from one NIC.
 pub(crate) struct Slot {
     active: Active,
-    nic: u32,
     settings: &'static SlotSettings,
     role: Role,
 }
 
 /// The same for the fast path, which remembers. Most packets need nothing else of the slot.
 pub(crate) struct FastSlot {
+    state: *const State,
     active: Active,
-    nic: u32,
     /// Lines of the index of one slot.
     lines: u32,
     memory: Memory,
@@ -69,14 +67,18 @@ impl Slot {
     /// Reads the active word, once for the packet. There is always such a word, and a slot for it, which
     /// the verifier doesn't know.
     #[inline(always)]
-    pub(crate) fn active(nic: u32, role: Role) -> Option<Self> {
-        Self::of(in_force()?, nic, role)
+    pub(crate) fn active(role: Role) -> Option<Self> {
+        let state = STATE.get_ptr(0)?;
+        Some(Self::of(state, in_force(state), role))
     }
 
     #[inline(always)]
-    fn of(active: Active, nic: u32, role: Role) -> Option<Self> {
-        let settings = SETTINGS.get(active.slot())?;
-        Some(Self { active, nic, settings, role })
+    fn of(state: *const State, active: Active, role: Role) -> Self {
+        // SAFETY: there are settings for each slot, which are never written while it is in force.
+        let settings = unsafe {
+            &*(&raw const (*state).settings).cast::<SlotSettings>().add(active.slot() as usize)
+        };
+        Self { active, settings, role }
     }
 
     /// What is done with denied packets; anything but the value for audit enforces.
@@ -156,7 +158,7 @@ impl Tables for Slot {
 
     #[inline(always)]
     fn nic(&self) -> u32 {
-        self.nic
+        global(&NIC)
     }
 
     #[inline(always)]
@@ -235,7 +237,7 @@ impl Tables for Slot {
     #[inline(always)]
     fn class(&self, vlan: u16, source: &Address) -> Option<Class> {
         let base = self.active.slot() * MAX_NICS * VLANS;
-        let zone = *ZONES.get(base + zone_index(self.nic, vlan))?;
+        let zone = *ZONES.get(base + zone_index(self.nic(), vlan))?;
         if zone == 0 {
             return None;
         }
@@ -327,6 +329,14 @@ impl Line for IndexLine {
     }
 
     #[inline(always)]
+    fn half(&self, index: u32) -> u32 {
+        // Halves stand in the order of the processor.
+        let index = if cfg!(target_endian = "big") { index ^ 1 } else { index };
+        // SAFETY: as above, of one of the word's halves.
+        unsafe { core::ptr::read_volatile(self.0.cast::<u32>().add((index & 15) as usize)) }
+    }
+
+    #[inline(always)]
     fn keys_up_to(&self, wanted: u32) -> u32 {
         let behind = u64::from(wanted) + 1;
         let mut count = 0;
@@ -346,23 +356,21 @@ impl Line for IndexLine {
 impl FastSlot {
     /// As [`Slot::active`]; `None` where the fast path can't help.
     #[inline(always)]
-    pub(crate) fn active(nic: u32, lines: u32, remembered: *mut Remembered) -> Option<Self> {
-        let active = in_force()?;
-        Some(Self { active, nic, lines, memory: Memory::with(remembered, active)? })
+    pub(crate) fn active(lines: u32, remembered: *mut Remembered) -> Option<Self> {
+        let state = STATE.get_ptr(0)?;
+        let (active, memory) = Memory::in_force(remembered, state)?;
+        Some(Self { state, active, lines, memory })
     }
 
-    /// The index, looked at after a value was read.
+    /// The index and how it is laid out, looked at after a value was read.
     #[inline(always)]
-    fn lines(&self, read: u64) -> SlotLines {
-        let count = self.lines;
-        let first = atomic::behind(self.active.slot() * count, read);
-        SlotLines { first, count, cell: self.memory.cell() }
-    }
-
-    /// How the index is laid out, looked at after a value was read.
-    #[inline(always)]
-    fn layout(&self, read: u64) -> Option<&'static IndexLayout> {
-        LAYOUTS.get(atomic::behind(self.active.slot(), read))
+    fn index(&self, read: u64) -> (SlotLines, &'static IndexLayout) {
+        let (slot, count) = (atomic::behind(self.active.slot(), read), self.lines);
+        // SAFETY: there is a layout for each slot.
+        let layout = unsafe {
+            &*(&raw const (*self.state).layouts).cast::<IndexLayout>().add((slot & 1) as usize)
+        };
+        (SlotLines { first: slot * count, count, cell: self.memory.cell() }, layout)
     }
 }
 
@@ -372,7 +380,7 @@ impl Shortcuts for FastSlot {
 
     #[inline(always)]
     fn tables(&self) -> Option<Slot> {
-        Slot::of(self.active, self.nic, Role::Enforcing)
+        Some(Slot::of(self.state, self.active, Role::Enforcing))
     }
 
     #[inline(always)]
@@ -386,30 +394,21 @@ impl Shortcuts for FastSlot {
             return None;
         }
         let class = self.tables()?.class(0, &address).unwrap_or(Class::NONE);
-        let mixed = match self.layout(0) {
-            Some(layout) => index::mixed_sources(&self.lines(0), layout, source),
-            None => index::ALL_MIXED,
-        };
+        let (lines, layout) = self.index(0);
+        let mixed = index::mixed_sources(&lines, layout, source);
         self.memory.keep_class(source, class, mixed);
         Some(class)
     }
 
     #[inline(always)]
-    fn remembered(
-        &self,
-        destination: Number,
-        wanted: (Class, Selector),
-    ) -> (Question, Found, Permit) {
+    fn remembered(&self, destination: Number, wanted: (Class, Selector)) -> Known<Question> {
         self.memory.grant(destination, wanted)
     }
 
     #[inline(always)]
     fn indexed(&self, question: Question, destination: Number) -> Found {
-        let read = question.stamp();
-        match self.layout(read) {
-            Some(layout) => index::find(&self.lines(read), layout, destination),
-            None => Found::UNSURE,
-        }
+        let (lines, layout) = self.index(question.stamp());
+        index::find(&lines, layout, destination)
     }
 
     #[inline(always)]
@@ -425,14 +424,13 @@ impl Shortcuts for FastSlot {
 
     #[inline(always)]
     fn mark_indexed(&self, destination: Number) {
-        if let Some(layout) = self.layout(0) {
-            index::mark(&self.lines(0), layout, destination);
-        }
+        let (lines, layout) = self.index(0);
+        index::mark(&lines, layout, destination);
     }
 
     #[inline(always)]
     fn skips_sample(&self) -> bool {
-        events::skip()
+        self.memory.skips_sample()
     }
 }
 
@@ -463,17 +461,25 @@ impl Slot {
 
 /// The word that counts now. It is read once for a packet.
 #[inline(always)]
-fn in_force() -> Option<Active> {
-    // SAFETY: the value is aligned and always there; volatile, so that the packet sees one word however
-    // often it is used.
-    let active = Active(unsafe { core::ptr::read_volatile(ACTIVE.get_ptr(0)?) });
-    if !active.is_provisional() {
-        return Some(active);
-    }
+fn in_force(state: *const State) -> Active {
+    let active = written(state);
+    if active.is_provisional() { resolved(state, active) } else { active }
+}
+
+/// The word that user space wrote.
+#[inline(always)]
+pub(crate) fn written(state: *const State) -> Active {
+    // SAFETY: a word of a map's value; volatile, so that the packet sees one word however often it is used.
+    Active(unsafe { core::ptr::read_volatile(&raw const (*state).active) })
+}
+
+/// What counts in the place of a provisional word.
+#[inline(always)]
+pub(crate) fn resolved(state: *const State, active: Active) -> Active {
     // SAFETY: as above.
-    let deadline = DEADLINE.get_ptr(0).map(|tick| unsafe { core::ptr::read_volatile(tick) });
+    let deadline = unsafe { core::ptr::read_volatile(&raw const (*state).deadline) };
     // SAFETY: the helper takes nothing.
-    Some(active.at(unsafe { bpf_jiffies64() }, deadline))
+    active.at(unsafe { bpf_jiffies64() }, deadline)
 }
 
 /// The index of an entry of the active slot in an array that holds both slots; `None` where the

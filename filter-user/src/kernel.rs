@@ -20,6 +20,7 @@ pub mod offload;
 pub mod pins;
 pub mod question;
 pub mod redirect;
+mod state;
 pub mod watch;
 mod written;
 

@@ -22,7 +22,7 @@ use filter_common::{
     verdict::Verdict,
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, Counter, Event, FlowKey, FlowRecord, Observation,
-        SlotSettings,
+        SAMPLED, SlotSettings,
     },
 };
 use filter_user::{
@@ -368,14 +368,14 @@ impl Ground {
     }
 
     /// The counters of a NIC below `end` that aren't zero: to read all takes its time on a slow
-    /// machine.
+    /// machine. That of samples is left out, which counts packets a second time.
     ///
     /// # Errors
     ///
     /// The map can't be read.
     pub fn counters_below(&self, nic: u8, end: u32) -> Result<Counters> {
         let mut counters = Counters::new();
-        for counter in 0..end {
+        for counter in SAMPLED + 1..end {
             let value = self.maps.counter(nic, counter)?;
             if value != Counter::default() {
                 counters.insert(counter, value);
@@ -437,7 +437,7 @@ pub fn judge_fast(view: View<'_>, side: Side, frame: &[u8]) -> Option<Verdict> {
     match side {
         Side::Inside => {
             let mut key = FlowKey::default();
-            fast_inside(frame, &view, || Some(&mut key))
+            fast_inside(frame, &view, || Some(&mut key), |verdict| verdict)
         }
         Side::Outside => fast_outside(frame, &view, &mut FlowKey::default()),
     }

@@ -58,7 +58,7 @@ pub fn judge<F: Frame + ?Sized>(frame: &F, view: &View<'_>) -> Judged {
     let decision = decide(frame, view, &mut workspace);
     // Afterwards, as it leaves marks, too.
     let mut key = FlowKey::default();
-    if let Some(fast) = fast_inside(frame, view, || Some(&mut key)) {
+    if let Some(fast) = fast_inside(frame, view, || Some(&mut key), |verdict| verdict) {
         assert_eq!(fast, decision.verdict, "the fast path and the filter differ");
     }
     let headers = workspace.headers;

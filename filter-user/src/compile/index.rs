@@ -12,7 +12,7 @@ use filter_common::{
     index::{
         ALL_MIXED, BASE_LINES, DENSE_LINES, ENTRIES_PER_LINE, Entry, FULL, FULL_WORD,
         HOSTS6_PER_LINE, KEYS_PER_LINE, LineWords, TREE_LINES, block_bit, block_key, block_line,
-        first_word, hash, host4_line, host6_grant, host6_line, keyed, lower, presence6, stripe,
+        first_word, host4_line, host6_grant, host6_line, keyed, lower, presence6, spread, stripe,
         top6_line,
     },
     wire::{DEFAULT_INDEX_LINES, Grant, IndexChange, IndexLayout},
@@ -148,7 +148,7 @@ pub fn plan_host<E>(
 #[must_use]
 pub fn host_stripe(address: IpAddr) -> u16 {
     // There are far fewer than 2^16.
-    u16::try_from(stripe(hash(number(address)))).unwrap_or_default()
+    u16::try_from(stripe(spread(number(address)))).unwrap_or_default()
 }
 
 /// Where an address's grant stands in its line of the index: the word and the grant's lowest bit.
@@ -407,6 +407,8 @@ where
             if self.put(&node.lines)?.is_none() {
                 return Ok(None);
             }
+            // As a host, 0.0.0.0 would look like no host, so nothing but hosts is known of the addresses beside it.
+            let entry = if number == 0 { Entry::ASK.with_hosts() } else { entry };
             set_entry(&mut base, number, entry);
         }
         (self.write)(0, &base)?;

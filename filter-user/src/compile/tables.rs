@@ -14,7 +14,7 @@ use filter_common::{
     flow::{Clock, Flow, FlowState, Load, Way},
     index::Found,
     parse::Address,
-    tables::{Class, PortSet, Role, Shortcuts, Tables, is_plain},
+    tables::{Class, Known, PortSet, Role, Shortcuts, Tables, is_plain},
     wire::{
         AddressPair, FlowKey, FlowRecord, FragmentKey, Grant, MAX_NICS, NO_PORTS, Permit, Selector,
         SlotSettings, zone_index,
@@ -306,8 +306,8 @@ impl Shortcuts for View<'_> {
 
     type Question = ();
 
-    fn remembered(&self, _: Number, _: (Class, Selector)) -> ((), Found, Permit) {
-        ((), Found::UNSURE, Permit::DENIED)
+    fn remembered(&self, _: Number, _: (Class, Selector)) -> Known<()> {
+        Known::Nothing(())
     }
 
     fn remember(&self, (): (), _: Number, _: Grant, _: ((Class, Selector), Permit)) {}

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The index in front of the tries, in the kernel: written whole for a slot that is not in force, and
-//! changed with single addresses by a program, so that no packet sees a word half written.
+//! changed with single addresses by a program ([`State::change`]).
 
 use std::{collections::BTreeSet, fs, net::IpAddr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader, TestRun as _,
+    EbpfLoader,
     maps::{Array, MapData},
-    programs::TestRunOptions,
 };
 use filter_common::{
     index::LineWords,
-    wire::{Grant, INDEX_CHANGES, IndexChange, IndexLayout, SLOTS, STRIPES},
+    wire::{Grant, IndexChange, IndexLayout, SLOTS, STRIPES},
 };
 use ipnet::IpNet;
 
 use super::{
     maps::{SlotIndex, take},
-    object::{IndexPin, explain_load_error, load_object, xdp},
+    object::{IndexPin, load_object},
     pins::PinDirectory,
+    state::{State, Writer},
 };
 use crate::compile::{
     HostPlan, SlotTables, build_index, host_in_line, host_line, host_stripe, plan_host,
@@ -31,19 +31,10 @@ pub(super) const INDEX: &str = "INDEX";
 /// The pin of a longer one that is about to take its place.
 const NEXT: &str = "INDEX_NEXT";
 
-/// The program that changes it.
-const PROGRAM: &str = "sluice_index";
-
-/// Where the changes begin in a frame: behind an Ethernet header.
-const HEADER: usize = 14;
-
 /// The index of both slots.
 pub(super) struct Index {
     map: Array<MapData, LineWords>,
-    layouts: Array<MapData, IndexLayout>,
     parts: [Part; 2],
-    /// Holds the program that changes it.
-    ebpf: Ebpf,
 }
 
 /// What is known of a slot's part.
@@ -71,16 +62,9 @@ pub(super) fn pinned_lines(pins: &PinDirectory) -> Result<u32> {
 // === impl Index ===
 
 impl Index {
-    /// Takes the index out of the object, whose other maps are still in it.
-    pub(super) fn open(mut ebpf: Ebpf) -> Result<Self> {
-        xdp(&mut ebpf, PROGRAM)?.load().map_err(|error| explain_load_error(&error))?;
-        let map = take(&mut ebpf, INDEX)?;
-        let layouts: Array<MapData, IndexLayout> = take(&mut ebpf, "LAYOUTS")?;
-        let part = |slot| -> Result<Part> {
-            Ok(Part { layout: layouts.get(&slot, 0)?, ..Part::default() })
-        };
-        let parts = [part(0)?, part(1)?];
-        Ok(Self { map, layouts, parts, ebpf })
+    /// An index, and how its parts are laid out.
+    pub(super) fn open(map: Array<MapData, LineWords>, layouts: [IndexLayout; 2]) -> Self {
+        Self { map, parts: layouts.map(|layout| Part { layout, ..Part::default() }) }
     }
 
     /// Lines of one slot.
@@ -102,6 +86,7 @@ impl Index {
     /// from now on; those that are loaded already go on with the index as it was.
     pub(super) fn grow(
         &mut self,
+        state: &mut State,
         pins: &PinDirectory,
         active: SlotIndex,
         lines: u32,
@@ -113,28 +98,34 @@ impl Index {
         }
         let place = IndexPin::Next { lines, path: &next };
         let mut ebpf = load_object(&mut EbpfLoader::new(), pins, place)?;
-        xdp(&mut ebpf, PROGRAM)?.load().map_err(|error| explain_load_error(&error))?;
         let mut map: Array<MapData, LineWords> = take(&mut ebpf, INDEX)?;
+        let writer = Writer::load(ebpf)?;
         let (from, to) = (active.number() * self.lines(), active.number() * lines);
         for line in 0..self.layout(active).lines.min(lines) {
             map.set(to + line, self.map.get(&(from + line), 0)?, 0)?;
         }
         fs::rename(&next, &path).with_context(|| format!("{}", path.display()))?;
-        (self.map, self.ebpf) = (map, ebpf);
+        self.map = map;
+        state.write_by(writer);
         // Nothing is known of the other slot's part.
-        self.forget(active.other())
+        self.forget(state, active.other())
     }
 
     /// The slot has no index from now on: its tries are asked.
-    pub(super) fn forget(&mut self, slot: SlotIndex) -> Result<()> {
+    pub(super) fn forget(&mut self, state: &mut State, slot: SlotIndex) -> Result<()> {
         // Packets may be looking at it: whatever they see of the old layout and the new one, it
         // differs in a single byte.
-        self.put_layout(slot, IndexLayout { flags: 0, ..self.layout(slot) })
+        self.put_layout(state, slot, IndexLayout { flags: 0, ..self.layout(slot) })
     }
 
     /// Writes the index of a slot that no packet looks at.
-    pub(super) fn build(&mut self, slot: SlotIndex, tables: &SlotTables) -> Result<()> {
-        self.forget(slot)?;
+    pub(super) fn build(
+        &mut self,
+        state: &mut State,
+        slot: SlotIndex,
+        tables: &SlotTables,
+    ) -> Result<()> {
+        self.forget(state, slot)?;
         let (room, first) = (self.lines(), slot.number() * self.lines());
         let map = &mut self.map;
         let SlotTables { grants, sources, .. } = tables;
@@ -144,13 +135,14 @@ impl Index {
             }
             Ok(())
         })?;
-        self.put_layout(slot, layout)
+        self.put_layout(state, slot, layout)
     }
 
     /// Follows a prefix that gets a grant or loses its entry, after the trie. Only single addresses
     /// can be followed: for others the slot has no index any more.
     pub(super) fn follow(
         &mut self,
+        state: &mut State,
         slot: SlotIndex,
         prefix: &IpNet,
         grant: Option<Grant>,
@@ -160,7 +152,7 @@ impl Index {
             return Ok(());
         }
         if prefix.prefix_len() != prefix.max_prefix_len() {
-            return self.forget(slot);
+            return self.forget(state, slot);
         }
         let first = slot.number() * self.lines();
         let (map, retired) = (&self.map, &self.part(slot).retired);
@@ -173,13 +165,14 @@ impl Index {
         let part = self.part_mut(slot);
         part.retired.extend(retired);
         part.crowded += u32::from(crowded);
-        self.change(&changes)
+        state.change(&changes)
     }
 
     /// Takes the marks of addresses; which had one. Those that have no entry of their own are left
     /// out.
     pub(super) fn take_used<'a>(
-        &mut self,
+        &self,
+        state: &mut State,
         slot: SlotIndex,
         addresses: impl IntoIterator<Item = &'a IpAddr>,
     ) -> Result<BTreeSet<IpAddr>> {
@@ -203,7 +196,7 @@ impl Index {
                 });
             }
         }
-        self.change(&changes)?;
+        state.change(&changes)?;
         Ok(used)
     }
 
@@ -212,52 +205,29 @@ impl Index {
         self.parts.iter_mut().for_each(|part| part.retired.clear());
     }
 
-    fn put_layout(&mut self, slot: SlotIndex, layout: IndexLayout) -> Result<()> {
-        self.layouts.set(slot.number(), layout, 0)?;
+    fn put_layout(
+        &mut self,
+        state: &mut State,
+        slot: SlotIndex,
+        layout: IndexLayout,
+    ) -> Result<()> {
+        state.put_layout(slot, layout)?;
         // What is remembered of the slot was read where another layout led to.
         let moved = IndexChange { action: IndexChange::NOTHING, ..IndexChange::default() };
         let all = (0..u16::try_from(STRIPES)?).map(|stripe| IndexChange { stripe, ..moved });
-        self.change(&all.collect::<Vec<_>>())?;
+        state.change(&all.collect::<Vec<_>>())?;
         // A part that is written anew is one that no packet looks at.
         *self.part_mut(slot) = Part { layout, ..Part::default() };
         Ok(())
     }
 
-    /// Has the program make changes, in their order. Whole frames of them may be made when it fails.
-    fn change(&mut self, changes: &[IndexChange]) -> Result<()> {
-        for part in changes.chunks(INDEX_CHANGES as usize) {
-            let mut frame = vec![0; HEADER];
-            for IndexChange { place, action, stripe, value } in part {
-                frame.extend(place.to_ne_bytes());
-                frame.extend(action.to_ne_bytes());
-                frame.extend(stripe.to_ne_bytes());
-                frame.extend(value.to_ne_bytes());
-            }
-            let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
-            let made = xdp(&mut self.ebpf, PROGRAM)?
-                .test_run(options)
-                .context("the kernel refused to run the program that changes the index")?;
-            ensure!(
-                usize::try_from(made.return_value).ok() == Some(part.len()),
-                "the index takes no change"
-            );
-        }
-        Ok(())
-    }
-
     fn part(&self, slot: SlotIndex) -> &Part {
         let [first, second] = &self.parts;
-        match slot {
-            SlotIndex::First => first,
-            SlotIndex::Second => second,
-        }
+        slot.of_both(first, second)
     }
 
     fn part_mut(&mut self, slot: SlotIndex) -> &mut Part {
         let [first, second] = &mut self.parts;
-        match slot {
-            SlotIndex::First => first,
-            SlotIndex::Second => second,
-        }
+        slot.of_both(first, second)
     }
 }

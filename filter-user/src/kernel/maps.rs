@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, iter,
     net::IpAddr,
     thread,
 };
@@ -20,9 +20,11 @@ use aya::{
 use filter_common::{
     egress::Side,
     flow::FlowState,
+    verdict::DropReason,
     wire::{
-        Active, AddressPair, COUNTERS_PER_NIC, CellWord, Counter, EventWindow, FlowKey, FlowRecord,
-        Grant, IndexLayout, MAX_NICS, Permit, RejectBucket, SlotSettings, interface,
+        self, AUDITED, Active, AddressPair, COUNTERS_PER_NIC, CellWord, Counter, EventWindow,
+        FlowKey, FlowRecord, Grant, IndexLayout, MAX_NICS, Permit, RejectBucket, SAMPLED,
+        interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -31,6 +33,7 @@ use super::{
     index::{INDEX, Index},
     object::{IndexPin, load_object},
     pins::PinDirectory,
+    state::{STATE, State},
     written::{SlotArray, Written},
 };
 use crate::{
@@ -39,10 +42,8 @@ use crate::{
 };
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 30] = [
-    "ACTIVE",
-    "DEADLINE",
-    "SETTINGS",
+pub(super) const SHARED: [&str; 26] = [
+    STATE,
     "ZONES",
     "CELLS",
     "PORT_CLASSES",
@@ -57,8 +58,6 @@ pub(super) const SHARED: [&str; 30] = [
     "SOURCES6_1",
     "SERVICE_HOSTS",
     INDEX,
-    "LAYOUTS",
-    "MOVES",
     "WRITTEN",
     "FLOWS",
     "NO_ANSWERS",
@@ -74,9 +73,7 @@ pub(super) const SHARED: [&str; 30] = [
 
 /// Handles to the shared maps.
 pub struct SharedMaps {
-    active: Array<MapData, u64>,
-    deadline: Array<MapData, u64>,
-    settings: Array<MapData, SlotSettings>,
+    state: State,
     zones: Array<MapData, u32>,
     cells: Array<MapData, u64>,
     port_classes: Array<MapData, u64>,
@@ -171,6 +168,14 @@ impl SlotIndex {
         match self {
             Self::First => Self::Second,
             Self::Second => Self::First,
+        }
+    }
+
+    /// Which of two things, one for each slot, is this slot's.
+    pub(super) fn of_both<T>(self, first: T, second: T) -> T {
+        match self {
+            Self::First => first,
+            Self::Second => second,
         }
     }
 
@@ -271,13 +276,15 @@ impl SharedMaps {
         // Others may have been taken over from an older layout, or made by a start that ended before it
         // wrote anything.
         let provenance =
-            if pins.map("ACTIVE").exists() { Provenance::Pinned } else { Provenance::Created };
+            if pins.map(STATE).exists() { Provenance::Pinned } else { Provenance::Created };
         let sizes = TableSizes {
             flows: pinned_length(pins, "FLOWS")?.unwrap_or(wanted.flows),
             grant_cells: pinned_length(pins, "CELLS")?
                 .map_or(wanted.grant_cells, |length| length * CellWord::CELLS),
         };
         let fresh = !pins.map("FLOWS").exists();
+        // Those of an older layout, whose samples were counted elsewhere.
+        let counted_on = pins.map("COUNTERS").exists() && !pins.map("EVENT_WINDOW").exists();
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", sizes.flows);
         loader.map_max_entries("CELLS", sizes.grant_cells.div_ceil(CellWord::CELLS));
@@ -287,10 +294,9 @@ impl SharedMaps {
         if fresh {
             no_answers.set(0, 1, 0)?;
         }
-        let maps = Self {
-            active: take(&mut ebpf, "ACTIVE")?,
-            deadline: take(&mut ebpf, "DEADLINE")?,
-            settings: take(&mut ebpf, "SETTINGS")?,
+        let state = take::<Array<_, wire::State>>(&mut ebpf, STATE)?;
+        let mut maps = Self {
+            index: Index::open(take(&mut ebpf, INDEX)?, state.get(&0, 0)?.layouts),
             zones: take(&mut ebpf, "ZONES")?,
             cells: take(&mut ebpf, "CELLS")?,
             port_classes: take(&mut ebpf, "PORT_CLASSES")?,
@@ -320,8 +326,11 @@ impl SharedMaps {
             windows: take(&mut ebpf, "EVENT_WINDOW")?,
             grace: take(&mut ebpf, "GRACE")?,
             sizes,
-            index: Index::open(ebpf)?,
+            state: State::open(state, ebpf)?,
         };
+        if counted_on {
+            maps.begin_to_count_samples()?;
+        }
         Ok((maps, events, provenance))
     }
 
@@ -344,7 +353,7 @@ impl SharedMaps {
     ///
     /// The map can't be read.
     pub fn active(&self) -> Result<Active> {
-        Ok(Active(self.active.get(&0, 0)?))
+        self.state.active()
     }
 
     /// Puts a slot in force, by one store.
@@ -353,7 +362,7 @@ impl SharedMaps {
     ///
     /// The map can't be written.
     pub fn activate(&mut self, slot: SlotIndex, generation: u64) -> Result<()> {
-        Ok(self.active.set(0, Active::new(slot.number(), generation).0, 0)?)
+        self.state.put_active(Active::new(slot.number(), generation))
     }
 
     /// Puts a slot in force by one store, until a tick of the programs' clock: from then on the other
@@ -364,9 +373,9 @@ impl SharedMaps {
     /// A map can't be written.
     pub fn activate_until(&mut self, slot: SlotIndex, generation: u64, tick: u64) -> Result<()> {
         // Nobody reads it before the word says so.
-        self.deadline.set(0, tick, 0)?;
+        self.state.put_deadline(tick)?;
         self.wait_for_packets()?;
-        Ok(self.active.set(0, Active::new(slot.number(), generation).provisional().0, 0)?)
+        self.state.put_active(Active::new(slot.number(), generation).provisional())
     }
 
     /// Waits until every packet that began before has its verdict.
@@ -424,10 +433,7 @@ impl SharedMaps {
 
     fn tries_of(&mut self, slot: SlotIndex) -> &mut Tries {
         let [first, second] = &mut self.tries;
-        match slot {
-            SlotIndex::First => first,
-            SlotIndex::Second => second,
-        }
+        slot.of_both(first, second)
     }
 
     /// Carries out one step in a slot.
@@ -438,7 +444,7 @@ impl SharedMaps {
     pub fn apply(&mut self, slot: SlotIndex, step: &Step) -> Result<()> {
         let number = slot.number();
         match step {
-            Step::Settings(settings) => self.settings.set(number, settings, 0)?,
+            Step::Settings(settings) => self.state.put_settings(slot, *settings)?,
             Step::Zone { index, value } => {
                 let place = (SlotArray::Zones, slot, *index);
                 store(&mut self.zones, &mut self.written, place, *value)?;
@@ -466,11 +472,11 @@ impl SharedMaps {
             }
             Step::InsertGrant(prefix, grant) => {
                 self.tries_of(slot).insert(prefix, *grant)?;
-                self.index.follow(slot, prefix, Some(*grant))?;
+                self.index.follow(&mut self.state, slot, prefix, Some(*grant))?;
             }
             Step::RemoveGrant(prefix) => {
                 self.tries_of(slot).remove(prefix)?;
-                self.index.follow(slot, prefix, None)?;
+                self.index.follow(&mut self.state, slot, prefix, None)?;
             }
             Step::InsertSource((zone, IpNet::V4(prefix)), class) => {
                 self.tries_of(slot).sources4.insert(&source_key4(*zone, prefix), class, 0)?;
@@ -494,7 +500,7 @@ impl SharedMaps {
     ///
     /// The map can't be written.
     pub fn forget_index(&mut self, slot: SlotIndex) -> Result<()> {
-        self.index.forget(slot)
+        self.index.forget(&mut self.state, slot)
     }
 
     /// Builds the index of a slot that no packet looks at, from what it holds. What doesn't fit is left
@@ -504,7 +510,7 @@ impl SharedMaps {
     ///
     /// The map can't be written.
     pub fn build_index(&mut self, slot: SlotIndex, tables: &SlotTables) -> Result<()> {
-        self.index.build(slot, tables)
+        self.index.build(&mut self.state, slot, tables)
     }
 
     /// How the index of a slot is laid out.
@@ -533,7 +539,7 @@ impl SharedMaps {
     ///
     /// The kernel refuses the map, or it can't be pinned. The index is as it was then.
     pub fn grow_index(&mut self, pins: &PinDirectory, active: SlotIndex, lines: u32) -> Result<()> {
-        self.index.grow(pins, active, lines)
+        self.index.grow(&mut self.state, pins, active, lines)
     }
 
     /// Reads back all that a slot holds: what is marked as written, and takes the marks away from
@@ -545,7 +551,7 @@ impl SharedMaps {
     pub fn read_slot(&mut self, slot: SlotIndex) -> Result<SlotTables> {
         let number = slot.number();
         let mut tables =
-            SlotTables { settings: self.settings.get(&number, 0)?, ..SlotTables::default() };
+            SlotTables { settings: self.state.settings(slot)?, ..SlotTables::default() };
         let written = &mut self.written;
         tables.zones.extend(load(&self.zones, written, SlotArray::Zones, slot)?);
         let cells = &self.cells;
@@ -609,7 +615,8 @@ impl SharedMaps {
     ) -> Result<BTreeSet<IpAddr>> {
         // Programs with short cuts mark the index, those without the tries.
         let is_held = |address: &&IpAddr| held.grants.contains_key(&IpNet::from(**address));
-        let mut used = self.index.take_used(slot, addresses.iter().filter(is_held))?;
+        let mut used =
+            self.index.take_used(&mut self.state, slot, addresses.iter().filter(is_held))?;
         for address in addresses {
             let prefix = IpNet::from(*address);
             let Some(grant) = held.grants.get(&prefix) else { continue };
@@ -763,11 +770,16 @@ impl SharedMaps {
     ///
     /// The map can't be written.
     pub fn clear_counter(&mut self, nic: u8, counter: u32) -> Result<()> {
+        self.put_counter(nic, counter, Counter::default())
+    }
+
+    fn put_counter(&mut self, nic: u8, counter: u32, value: Counter) -> Result<()> {
         let index = u32::from(nic) * COUNTERS_PER_NIC + counter;
         let cpus = self.counters.get(&index, 0)?.len();
-        let zeros = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus])
+        let values = iter::once(value).chain(iter::repeat(Counter::default())).take(cpus);
+        let values = aya::maps::PerCpuValues::try_from(values.collect::<Vec<_>>())
             .context("the number of CPUs changed")?;
-        Ok(self.counters.set(index, zeros, 0)?)
+        Ok(self.counters.set(index, values, 0)?)
     }
 
     /// What sampling left out and what was lost.
@@ -776,11 +788,36 @@ impl SharedMaps {
     ///
     /// The map can't be read.
     pub fn event_loss(&self) -> Result<EventLoss> {
+        let mut loss = EventLoss::default();
+        for nic in 0..u8::try_from(MAX_NICS)? {
+            // Samples first: packets that come in between are left out for a moment, and none is missing.
+            let sampled = self.counter(nic, SAMPLED)?.packets;
+            loss.skipped += self.dropped(nic)?.saturating_sub(sampled);
+        }
         let windows = self.windows.get(&0, 0)?;
-        Ok(windows.iter().fold(EventLoss::default(), |sum, window| EventLoss {
-            skipped: sum.skipped.wrapping_add(window.skipped),
-            lost: sum.lost.wrapping_add(window.lost),
-        }))
+        loss.lost = windows.iter().fold(0, |sum, window| sum.wrapping_add(window.lost));
+        Ok(loss)
+    }
+
+    /// Packets that a NIC's programs dropped, or would have dropped.
+    fn dropped(&self, nic: u8) -> Result<u64> {
+        let mut packets = 0_u64;
+        for reason in DropReason::ALL {
+            let code = u32::from(reason.code());
+            for counter in [code, AUDITED + code] {
+                packets = packets.wrapping_add(self.counter(nic, counter)?.packets);
+            }
+        }
+        Ok(packets)
+    }
+
+    /// Samples are counted from now on: of earlier drops none counts as left out.
+    fn begin_to_count_samples(&mut self) -> Result<()> {
+        for nic in 0..u8::try_from(MAX_NICS)? {
+            let packets = self.dropped(nic)?;
+            self.put_counter(nic, SAMPLED, Counter { packets, bytes: 0 })?;
+        }
+        Ok(())
     }
 }
 

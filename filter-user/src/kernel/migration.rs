@@ -35,7 +35,7 @@ const CARRIED: [(&str, u32); 8] = [
     ("COUNTERS", 4),
     ("REJECTED", 4),
     ("EVENTS", 4),
-    ("EVENT_WINDOW", 4),
+    ("EVENT_WINDOW", 7),
 ];
 
 /// A take-over that has begun.

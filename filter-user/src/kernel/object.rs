@@ -121,9 +121,9 @@ impl Instance {
             Side::Outside => interface::OUTSIDE,
         };
         let hertz = clock::hertz(pins)?;
-        let lines = match shortcuts {
-            Shortcuts::On => pinned_lines(pins)?,
-            Shortcuts::Off => 0,
+        let lines = match (role, shortcuts) {
+            (Role::Enforcing, Shortcuts::On) => pinned_lines(pins)?,
+            (Role::Observing, _) | (Role::Enforcing, Shortcuts::Off) => 0,
         };
         let mut loader = EbpfLoader::new();
         loader
@@ -132,7 +132,7 @@ impl Instance {
             .override_global("SIDE", &number, true)
             .override_global("HERTZ", &hertz, true)
             .override_global("LINES", &lines, true);
-        if role == Role::Enforcing && shortcuts == Shortcuts::On {
+        if lines != 0 {
             // All others remember nothing.
             loader.map_max_entries("REMEMBERED", SharedMaps::cpus());
         }

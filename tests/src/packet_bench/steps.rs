@@ -55,7 +55,7 @@ pub(super) fn of(case: &str) -> &'static [(u32, &'static str)] {
 
 /// Loads the program that stops after a step, over the pinned maps, for the NIC with this index.
 pub(super) fn load(pins: &PinDirectory, nic: u8, number: u32) -> Result<Measured> {
-    let maps = pins.map("ACTIVE");
+    let maps = pins.map("STATE");
     let maps = maps.parent().context("pins lie in no directory")?;
     let mut names = Vec::new();
     for entry in fs::read_dir(maps).context("the pinned maps can't be listed")? {
