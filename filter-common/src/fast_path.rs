@@ -12,7 +12,7 @@ use crate::{
     address::Number,
     decide::{DNS_PORT, advance, look_up},
     egress::{Ingress, Side},
-    flow::{self, Flow as _, FlowState, Load, Way},
+    flow::{self, Clock, Flow as _, FlowState, Load, Way},
     frame::{Frame, Head},
     index::Found,
     parse::{ethertype, protocol},
@@ -86,14 +86,18 @@ fn inside<'k, V: Family, F: Frame + ?Sized, S: Shortcuts, R>(
     let (question, found, remembered) = match shortcuts.remembered(destination, (class, selector)) {
         Known::Permit(permit) => return Some(end(Verdict::Permit(permit))),
         Known::Grant(question, grant) => {
+            // What was remembered is for another client, or another port.
+            if class != Class::NONE && !grant.is_own() && selector.port() != DNS_PORT {
+                let permit = shortcuts.permit(question, grant, (class, selector));
+                if permit.is_granted() {
+                    return Some(end(Verdict::Permit(permit)));
+                }
+            }
             cold_path();
             (question, Found::grant(grant), true)
         }
         Known::Nothing(question) => {
             cold_path();
-            if is_special(destination) {
-                return None;
-            }
             let found = shortcuts.indexed(question, destination);
             // What most of what is denied comes to.
             if found == Found::NOTHING
@@ -173,10 +177,10 @@ fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
     key: &mut FlowKey,
 ) -> Option<Verdict> {
     let packet = V::read(frame, head)?;
-    let destination = packet.destination;
-    if is_special(destination) {
+    if packet.is_dhcp() {
         return None;
     }
+    let destination = packet.destination;
     let nothing = (Class::NONE, Selector::ECHO);
     match shortcuts.remembered(destination, nothing) {
         Known::Permit(_) => {}
@@ -199,12 +203,18 @@ fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
     packet.set_key(key, Way::Incoming);
     let found = tables.flow(key)?;
     let clock = tables.clock();
-    let protocol = packet.protocol();
-    if !found.origin().is_local() || !found.is_live(clock, protocol) {
+    if !found.origin().is_local() {
         return None;
     }
-    let flags = packet.tcp_flags();
-    let state = flow::incoming(found.state(), found.origin(), protocol, flags).ok()?;
+    let state = if goes_on(&packet, &found, clock) {
+        FlowState::Established
+    } else {
+        let (protocol, flags) = (packet.protocol(), packet.tcp_flags());
+        if !found.is_live(clock, protocol) {
+            return None;
+        }
+        flow::incoming(found.state(), found.origin(), protocol, flags).ok()?
+    };
     advance(frame, tables, &found, state);
     Some(Verdict::Pass(PassReason::Reply))
 }
@@ -247,7 +257,8 @@ fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
     reason: PassReason,
 ) -> Option<Verdict> {
     let packet = V::read(frame, head)?;
-    if is_question(&packet, tables.settings())
+    if packet.is_dhcp()
+        || is_question(&packet, tables.settings())
         || is_special(packet.destination)
         || is_special(packet.source)
     {
@@ -256,11 +267,15 @@ fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
     packet.set_key(key, Way::Outgoing);
     let found = tables.flow(key)?;
     let clock = tables.clock();
-    let protocol = packet.protocol();
-    if !found.is_live(clock, protocol) {
-        return None;
-    }
-    let state = flow::outgoing(found.state(), found.origin(), protocol, packet.tcp_flags())?;
+    let state = if goes_on(&packet, &found, clock) {
+        FlowState::Established
+    } else {
+        let (protocol, flags) = (packet.protocol(), packet.tcp_flags());
+        if !found.is_live(clock, protocol) {
+            return None;
+        }
+        flow::outgoing(found.state(), found.origin(), protocol, flags)?
+    };
     if state == FlowState::Cut {
         return None;
     }
@@ -268,6 +283,16 @@ fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
         found.advance(clock.now, state, Way::Outgoing, Load { packets: 1, bytes: frame.len() });
     }
     Some(Verdict::Pass(reason))
+}
+
+/// Whether the packet is one more of a flow in which both ends have spoken and none has closed: the flow stays as it is.
+/// All others take longer.
+#[inline(always)]
+fn goes_on<T: flow::Flow>(packet: &Packet, flow: &T, clock: Clock) -> bool {
+    let state = FlowState::Established;
+    flow.state_code() == state.code()
+        && (!packet.selector.is_tcp() || flow::carries_on(packet.tcp_flags()))
+        && clock.is_within(flow.seen(), state.lifetime(packet.protocol()))
 }
 
 impl Packet {
@@ -291,6 +316,14 @@ impl Packet {
     const fn opens(&self) -> bool {
         let [flags, ..] = self.transport.to_le_bytes();
         self.selector.is_tcp() && flow::opens(flags)
+    }
+
+    /// Whether it comes from a client or a server of DHCP. From clients, it is the destination that tells: an own address, or
+    /// one that [means all](is_special).
+    #[inline(always)]
+    const fn is_dhcp(&self) -> bool {
+        let (source, _) = self.ports();
+        !self.selector.is_tcp() && matches!(source, 67 | 68 | 546 | 547)
     }
 
     /// The source port, and the destination port.
@@ -406,10 +439,8 @@ fn udp(
     before: u64,
     (source, destination): (Number, Number),
 ) -> Option<Packet> {
-    let (source_port, own_length) = (part16(header >> 48), u64::from(part16(header >> 16)));
-    // Clients and servers of DHCP.
-    if own_length < 8 || before + own_length > length || matches!(source_port, 67 | 68 | 546 | 547)
-    {
+    let own_length = u64::from(part16(header >> 16));
+    if own_length < 8 || before + own_length > length {
         return None;
     }
     let selector = Selector::udp(part16(header >> 32));
@@ -447,12 +478,17 @@ const fn part16(number: u64) -> u16 {
 #[must_use]
 pub const fn is_special(destination: Number) -> bool {
     match destination {
-        Number::V4(address) => {
-            let before = (address as u64 >> 24).wrapping_sub(1);
-            before == 126 || before >= 223
-        }
+        Number::V4(address) => is_special4(address),
         Number::V6(high, _) => high >> 56 == 0xff || high >> 48 == 0,
     }
+}
+
+/// [`is_special`] of IPv4.
+#[inline(always)]
+#[must_use]
+pub const fn is_special4(address: u32) -> bool {
+    let before = (address as u64 >> 24).wrapping_sub(1);
+    before == 126 || before >= 223
 }
 
 /// The grant that was found, if it is sure and no closed one.
@@ -496,8 +532,7 @@ fn judge<T: Tables>(
 /// Whether a packet asks another resolver than the forwarder, which is to answer in its place.
 #[inline(always)]
 fn is_question(packet: &Packet, settings: SlotSettings) -> bool {
-    let (_, port) = packet.ports();
-    port == DNS_PORT && settings.flags & SlotSettings::INTERCEPT != 0
+    packet.selector.port() == DNS_PORT && settings.flags & SlotSettings::INTERCEPT != 0
 }
 
 /// Whether there is any flow that a client's denied packet may belong to; whether it does is then for `decide` to

@@ -397,6 +397,14 @@ pub const fn opens(flags: u8) -> bool {
     flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
+/// Whether TCP's flags are those of a segment in the middle of a connection, from either end: an established flow stays
+/// what it is.
+#[inline(always)]
+#[must_use]
+pub const fn carries_on(flags: u8) -> bool {
+    flags & (tcp::SYN | tcp::FIN | tcp::RST | tcp::ACK) == tcp::ACK
+}
+
 /// The state of a live flow after an incoming packet. `flags` are TCP's, 0 for other protocols.
 ///
 /// # Errors

@@ -22,6 +22,7 @@
 
 use crate::{
     address::Number,
+    fast_path::is_special,
     wire::{Grant, IndexLayout, STRIPES},
 };
 
@@ -39,7 +40,7 @@ pub const MAX_TREE_DEPTH: u32 = 6;
 pub const KEYS_PER_LINE: u32 = 7;
 /// Keys in a line of IPv6 hosts.
 pub const HOSTS6_PER_LINE: u32 = 3;
-/// The word of a line of tops or hosts that says whether it is full.
+/// The word of a line of tops or hosts that says whether it is full, and which keys may be in it ([`mark_of`]).
 pub const FULL_WORD: u32 = 7;
 /// In that word: a key had no room in the line. It is in the upper half, as the lower one holds the
 /// grant of the third host in a line of IPv6 hosts.
@@ -96,6 +97,8 @@ pub trait Line {
 
 /// What numbers are multiplied with to be spread: 2^64 by the golden ratio.
 const SPREADER: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The same for keys within a line, 2^32 by it.
+const KEY_SPREADER: u32 = 0x9e37_79b1;
 
 /// An entry of the base, a node, or a table of tops: the row of a grant or the number of a line, and
 /// what that is.
@@ -220,7 +223,7 @@ impl Found {
     }
 }
 
-/// What the index of a slot says of a destination.
+/// What the index of a slot says of a destination. It is sure of none that is [special](is_special).
 #[inline(always)]
 #[must_use]
 pub fn find<L: Lines>(lines: &L, layout: &IndexLayout, destination: Number) -> Found {
@@ -308,10 +311,7 @@ pub fn mixed_sources<L: Lines>(lines: &L, layout: &IndexLayout, source: Number) 
     }
     let key = block_key(source);
     let Some(line) = lines.line(block_line(layout, key)) else { return ALL_MIXED };
-    match keyed_word(&line, key) {
-        0 if line.word(FULL_WORD) & FULL != 0 => ALL_MIXED,
-        word => upper(word),
-    }
+    keyed_word(&line, key).map_or(ALL_MIXED, upper)
 }
 
 /// What a source's block is known by. Blocks may share it, and then what is mixed in one of them is so in
@@ -369,8 +369,16 @@ pub const fn host4_line(layout: &IndexLayout, address: u32) -> u32 {
 #[must_use]
 pub const fn first_word(key: u32) -> u32 {
     // Seven words, of which one comes first twice as often.
-    let word = (key.wrapping_mul(0x9e37_79b1)) >> 29;
+    let word = key.wrapping_mul(KEY_SPREADER) >> 29;
     if word == FULL_WORD { 0 } else { word }
+}
+
+/// The bit of a key in the last word of its line. It is set before the key gets there, and stays; where it isn't set, none of
+/// the words needs to be compared with the key.
+#[inline(always)]
+#[must_use]
+pub const fn mark_of(key: u32) -> u64 {
+    1 << (key.wrapping_mul(KEY_SPREADER) >> 24 & 31)
 }
 
 /// The line of an IPv6 host, whose halves are given.
@@ -439,7 +447,7 @@ fn above4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Above {
     if layout.flags & IndexLayout::V4 == 0 {
         return Above::Found(Found::UNSURE);
     }
-    // The first entry is unsure: as a host, 0.0.0.0 would look like no host.
+    // The entries of special destinations are unsure.
     let mut entry = entry_at(lines, 0, address >> 16);
     if entry == Entry::NONE {
         return Above::Found(Found::NOTHING);
@@ -461,7 +469,7 @@ fn above4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Above {
 #[inline(always)]
 fn above6<L: Lines>(lines: &L, layout: &IndexLayout, high: u64, low: u64) -> Above {
     let top = (high >> 32) as u32;
-    if layout.flags & IndexLayout::V6 == 0 || top == 0 {
+    if layout.flags & IndexLayout::V6 == 0 || is_special(Number::V6(high, low)) {
         return Above::Found(Found::UNSURE);
     }
     // Prefixes that are shorter than 32 bits stand nowhere in the table where nothing longer
@@ -476,12 +484,11 @@ fn above6<L: Lines>(lines: &L, layout: &IndexLayout, high: u64, low: u64) -> Abo
     let Some(line) = lines.line(top6_line(layout, top)) else {
         return Above::Found(Found::UNSURE);
     };
-    let word = keyed_word(&line, top);
-    if word == 0 {
-        let full = line.word(FULL_WORD) & FULL != 0;
-        return Above::Found(if full { Found::UNSURE } else { absent });
-    }
-    let entry = Entry((word >> 32) as u32);
+    let entry = match keyed_word(&line, top) {
+        None => return Above::Found(Found::UNSURE),
+        Some(0) => return Above::Found(absent),
+        Some(word) => Entry(upper(word)),
+    };
     if entry.has_hosts() {
         let host = host6(lines, layout, high, low);
         if host.is_unsure() || host.value() != Grant::NONE {
@@ -515,20 +522,23 @@ fn descend<L: Lines>(lines: &L, root: Entry, key: u32) -> Entry {
     entry
 }
 
-/// The word of a key in its line; 0 where there is none.
+/// The word of a key in its line; 0 where there is none, and `None` where the line is full, so that it may be missing.
 #[inline(always)]
-fn keyed_word<L: Line>(line: &L, key: u32) -> u64 {
+fn keyed_word<L: Line>(line: &L, key: u32) -> Option<u64> {
     let first = line.word(first_word(key));
     if lower(first) == key {
-        return first;
+        return Some(first);
     }
-    for index in 0..KEYS_PER_LINE {
-        let word = line.word(index);
-        if lower(word) == key {
-            return word;
+    let last = line.word(FULL_WORD);
+    if last & mark_of(key) != 0 {
+        for index in 0..KEYS_PER_LINE {
+            let word = line.word(index);
+            if lower(word) == key {
+                return Some(word);
+            }
         }
     }
-    0
+    if last & FULL != 0 { None } else { Some(0) }
 }
 
 /// What stands in the table of hosts: [`Grant::NONE`] where the address isn't there.
@@ -536,9 +546,9 @@ fn keyed_word<L: Line>(line: &L, key: u32) -> u64 {
 fn host4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Found {
     let Some(line) = lines.line(host4_line(layout, address)) else { return Found::UNSURE };
     match keyed_word(&line, address) {
-        0 if line.word(FULL_WORD) & FULL != 0 => Found::UNSURE,
-        0 => Found::NOTHING,
-        word => host(upper(word)),
+        None => Found::UNSURE,
+        Some(0) => Found::NOTHING,
+        Some(word) => host(upper(word)),
     }
 }
 

@@ -136,7 +136,12 @@ pub trait Shortcuts {
     /// with the question, as long as nothing changes in between.
     fn remembered(&self, destination: Number, wanted: (Class, Selector)) -> Known<Self::Question>;
 
-    /// What the index says of a destination. It may not know.
+    /// The permit of a grant that is remembered, but not for what is wanted; [`Permit::DENIED`] also where none of the
+    /// grant's rules is for the class.
+    fn permit(&self, question: Self::Question, grant: Grant, wanted: (Class, Selector)) -> Permit;
+
+    /// What the index says of a destination. It may not know, and of those that
+    /// [mean the host itself, groups, or all](crate::fast_path::is_special) it never does.
     fn indexed(&self, question: Self::Question, destination: Number) -> Found;
 
     /// Remembers what was found of a destination, or only that there was a packet to it, and the rest when the next

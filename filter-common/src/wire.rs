@@ -512,6 +512,14 @@ impl Selector {
         self.0 < 65_536
     }
 
+    /// The port, of TCP or UDP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        let [low, high, ..] = self.0.to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
     /// Its index, below [`SELECTORS`].
     #[inline(always)]
     #[must_use]

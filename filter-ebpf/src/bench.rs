@@ -4,7 +4,7 @@
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use filter_common::{
-    fast_path::{grant, is_special, read},
+    fast_path::{grant, read},
     flow::Way,
     frame::Frame as _,
     tables::{Known, Shortcuts as _, Tables as _},
@@ -80,9 +80,6 @@ fn steps(context: &XdpContext) -> Option<()> {
         return slot.flow(key).map(|_| ());
     }
     let destination = packet.destination;
-    if is_special(destination) {
-        return None;
-    }
     let class = fast.known_class(packet.source)?;
     if stage == stage::CLASS {
         return Some(());

@@ -20,7 +20,7 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use core::hint::cold_path;
 use filter_common::{
     address::Number,
-    index::{block_bit, spread, stripe},
+    index::{block_bit, lower, spread, stripe},
     tables::{Class, Known},
     wire::{Active, Grant, Permit, STRIPE_BITS, Selector, State},
 };
@@ -81,12 +81,14 @@ struct Tags {
 struct KnownGrant4 {
     /// The epoch, and below it the counter of the destination's stripe.
     stamp: u64,
-    /// What the permit is for.
-    wanted: u64,
     destination: u32,
     grant: u32,
     permit: u32,
-    reserved: u32,
+    /// What the permit is for.
+    class: u32,
+    selector: u32,
+    /// The port class of the selector that the permit is for.
+    ports: u32,
 }
 
 /// What was found of an IPv6 destination, in a line of its own.
@@ -94,11 +96,13 @@ struct KnownGrant4 {
 #[repr(C)]
 struct KnownGrant6 {
     stamp: u64,
-    wanted: u64,
     destination: [u64; 2],
     grant: u32,
     permit: u32,
-    reserved: [u64; 3],
+    class: u32,
+    selector: u32,
+    ports: u32,
+    reserved: [u32; 5],
 }
 
 /// The class of the sources of a block, in frames without a tag.
@@ -125,10 +129,21 @@ struct KnownSource {
     reserved: u32,
 }
 
+/// What all selectors have in common that the same rules name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortClass(pub(crate) u64);
+
+impl PortClass {
+    /// It is not known; no port set has so many.
+    pub(crate) const NONE: Self = Self(u32::MAX as u64);
+}
+
 /// What is asked of a destination.
 #[derive(Clone, Copy)]
 pub(crate) struct Question {
     spread: u64,
+    /// What is known of the selector.
+    ports: PortClass,
     /// What will be remembered holds with it; 0 where nothing will be, as the destination is new.
     stamp: u64,
 }
@@ -140,6 +155,12 @@ impl Question {
     #[inline(always)]
     pub(crate) fn stamp(self) -> u64 {
         self.stamp
+    }
+
+    /// The port class of the selector that was asked for.
+    #[inline(always)]
+    pub(crate) fn port_class(self) -> PortClass {
+        self.ports
     }
 }
 
@@ -241,20 +262,25 @@ impl Memory {
         destination: Number,
         wanted: (Class, Selector),
     ) -> Known<Question> {
+        let ports = PortClass::NONE;
         let Some(known) = known else {
-            return Known::Nothing(Question { spread, stamp: 0 });
+            return Known::Nothing(Question { spread, ports, stamp: 0 });
         };
         // SAFETY: there is a counter for each stripe; volatile, as another CPU writes the aligned word.
         let counter = unsafe { core::ptr::read_volatile(self.moves.add(stripe(spread) as usize)) };
-        let question = Question { spread, stamp: self.epoch | counter };
+        let question = Question { spread, ports, stamp: self.epoch | counter };
         if !known.is_of(destination) || known.stamp() != question.stamp {
             cold_path();
             return Known::Nothing(question);
         }
-        match known.permit() {
-            (of, permit) if of == joined(wanted) && permit.is_granted() => Known::Permit(permit),
-            _ => Known::Grant(question, known.grant()),
+        let (class, selector) = wanted;
+        if known.selector() != selector.index() {
+            return Known::Grant(question, known.grant());
         }
+        if known.class() == class && known.permit().is_granted() {
+            return Known::Permit(known.permit());
+        }
+        Known::Grant(Question { ports: known.ports(), ..question }, known.grant())
     }
 
     /// Remembers what was found.
@@ -264,9 +290,9 @@ impl Memory {
         question: Question,
         destination: Number,
         grant: Grant,
-        (wanted, permit): ((Class, Selector), Permit),
+        (wanted, permit, ports): ((Class, Selector), Permit, PortClass),
     ) {
-        let Question { spread, stamp } = question;
+        let Question { spread, stamp, .. } = question;
         if stamp == 0 {
             match destination {
                 Number::V4(_) => self.pair4(spread).expect(),
@@ -274,15 +300,27 @@ impl Memory {
             }
             return;
         }
-        let (wanted, grant, permit) = (joined(wanted), grant.0, permit.0);
+        let ((class, selector), ports) = (wanted, lower(ports.0));
+        let (class, selector) = (class.0, selector.index());
+        let (grant, permit) = (grant.0, permit.0);
         match destination {
             Number::V4(destination) => {
-                let known = KnownGrant4 { stamp, wanted, destination, grant, permit, reserved: 0 };
+                let known =
+                    KnownGrant4 { stamp, destination, grant, permit, class, selector, ports };
                 self.pair4(spread).keep(known, Number::V4(destination));
             }
             Number::V6(high, low) => {
-                let (destination, reserved) = ([high, low], [0; 3]);
-                let known = KnownGrant6 { stamp, wanted, destination, grant, permit, reserved };
+                let (destination, reserved) = ([high, low], [0; 5]);
+                let known = KnownGrant6 {
+                    stamp,
+                    destination,
+                    grant,
+                    permit,
+                    class,
+                    selector,
+                    ports,
+                    reserved,
+                };
                 self.pair6(spread).keep(known, Number::V6(high, low));
             }
         }
@@ -381,8 +419,11 @@ trait KnownGrant: Copy + 'static {
     fn is_of(&self, destination: Number) -> bool;
     fn stamp(&self) -> u64;
     fn grant(&self) -> Grant;
-    /// The permit, and what it is for.
-    fn permit(&self) -> (u64, Permit);
+    fn permit(&self) -> Permit;
+    /// What the permit is for.
+    fn class(&self) -> Class;
+    fn selector(&self) -> u32;
+    fn ports(&self) -> PortClass;
 }
 
 impl KnownGrant for KnownGrant4 {
@@ -402,8 +443,23 @@ impl KnownGrant for KnownGrant4 {
     }
 
     #[inline(always)]
-    fn permit(&self) -> (u64, Permit) {
-        (self.wanted, Permit(self.permit))
+    fn permit(&self) -> Permit {
+        Permit(self.permit)
+    }
+
+    #[inline(always)]
+    fn class(&self) -> Class {
+        Class(self.class)
+    }
+
+    #[inline(always)]
+    fn selector(&self) -> u32 {
+        self.selector
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> PortClass {
+        PortClass(self.ports.into())
     }
 }
 
@@ -425,8 +481,23 @@ impl KnownGrant for KnownGrant6 {
     }
 
     #[inline(always)]
-    fn permit(&self) -> (u64, Permit) {
-        (self.wanted, Permit(self.permit))
+    fn permit(&self) -> Permit {
+        Permit(self.permit)
+    }
+
+    #[inline(always)]
+    fn class(&self) -> Class {
+        Class(self.class)
+    }
+
+    #[inline(always)]
+    fn selector(&self) -> u32 {
+        self.selector
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> PortClass {
+        PortClass(self.ports.into())
     }
 }
 
@@ -486,10 +557,4 @@ impl<K: KnownGrant> Pair<K> {
 const fn tag(spread: u64) -> u8 {
     let [_, _, _, _, tag, ..] = spread.to_le_bytes();
     tag
-}
-
-/// A class and a selector as one number.
-#[inline(always)]
-fn joined((class, selector): (Class, Selector)) -> u64 {
-    u64::from(class.0) << 32 | u64::from(selector.index())
 }

@@ -28,7 +28,7 @@ use crate::{
         KEPT_FLOWS, NO_ANSWERS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SOURCES4_0, SOURCES4_1,
         SOURCES6_0, SOURCES6_1, STATE, ZONES,
     },
-    remembered::{Memory, Question, Remembered},
+    remembered::{Memory, PortClass, Question, Remembered},
 };
 
 /// The slot that was in force when the packet came, seen from one NIC.
@@ -292,7 +292,7 @@ impl Tables for Slot {
 
     #[inline(always)]
     fn permit(&self, ports: PortSet, selector: Selector) -> Permit {
-        self.permit_of(ports, selector).unwrap_or(Permit::DENIED)
+        self.permit_of(ports, self.port_class(selector)).unwrap_or(Permit::DENIED)
     }
 }
 
@@ -406,6 +406,20 @@ impl Shortcuts for FastSlot {
     }
 
     #[inline(always)]
+    fn permit(
+        &self,
+        question: Question,
+        grant: Grant,
+        (class, selector): (Class, Selector),
+    ) -> Permit {
+        let tables = Slot::of(self.state, self.active, Role::Enforcing);
+        let Some(ports) = tables.port_set(grant, class) else { return Permit::DENIED };
+        let known = question.port_class();
+        let class = if known == PortClass::NONE { tables.port_class(selector) } else { known };
+        tables.permit_of(ports, class).unwrap_or(Permit::DENIED)
+    }
+
+    #[inline(always)]
     fn indexed(&self, question: Question, destination: Number) -> Found {
         let (lines, layout) = self.index(question.stamp());
         index::find(&lines, layout, destination)
@@ -417,9 +431,12 @@ impl Shortcuts for FastSlot {
         question: Question,
         destination: Number,
         grant: Grant,
-        permit: ((Class, Selector), Permit),
+        (wanted, permit): ((Class, Selector), Permit),
     ) {
-        self.memory.keep(question, destination, grant, permit);
+        let (_, selector) = wanted;
+        let tables = Slot::of(self.state, self.active, Role::Enforcing);
+        let ports = tables.port_class(selector);
+        self.memory.keep(question, destination, grant, (wanted, permit, ports));
     }
 
     #[inline(always)]
@@ -438,18 +455,24 @@ impl Slot {
     /// A cell of the matrix of grants and classes; 0 also where there is no such cell.
     #[inline(always)]
     fn cell(&self, index: u64) -> u32 {
-        let Ok(index) = u32::try_from(index) else { return 0 };
-        match CELLS.get(index / CellWord::CELLS) {
-            Some(word) => word.cell(self.active.slot(), index),
+        let Ok(word) = u32::try_from(index / u64::from(CellWord::CELLS)) else { return 0 };
+        match CELLS.get(word) {
+            Some(word) => word.cell(self.active.slot(), index::lower(index)),
             None => 0,
         }
     }
 
+    /// The port class of a selector.
     #[inline(always)]
-    fn permit_of(&self, ports: PortSet, selector: Selector) -> Option<Permit> {
-        let word =
-            PORT_CLASSES.get(self.active.slot() * PORT_CLASS_WORDS + selector.word()).copied()?;
-        let class = (word >> selector.shift()) & 0xffff;
+    fn port_class(&self, selector: Selector) -> PortClass {
+        match PORT_CLASSES.get(self.active.slot() * PORT_CLASS_WORDS + selector.word()) {
+            Some(word) => PortClass((*word >> selector.shift()) & 0xffff),
+            None => PortClass::NONE,
+        }
+    }
+
+    #[inline(always)]
+    fn permit_of(&self, ports: PortSet, PortClass(class): PortClass) -> Option<Permit> {
         let stride = u64::from(self.settings.port_classes);
         if class >= stride {
             return None;

@@ -13,7 +13,7 @@ use std::{
 use filter_common::{
     egress::{Ingress, Side},
     fast_path,
-    flow::{FlowState, Origin, Way},
+    flow::{FlowState, Origin, Way, carries_on, incoming, outgoing},
     parse::{Headers, parse},
     verdict::Verdict,
     wire::FlowKey,
@@ -495,4 +495,20 @@ fn both_paths_give_a_packet_the_same_key() {
             assert_eq!(fast, slow, "{text}, {way:?}");
         }
     }
+}
+
+/// The fast path takes an established flow to stay so wherever nothing else can come of a packet.
+#[test]
+fn what_goes_on_stays_established() {
+    let state = FlowState::Established;
+    for origin in [Origin::Gateway, Origin::Inside, Origin::Inbound, Origin::InboundHost] {
+        let tcp = (0..=u8::MAX).filter(|flags| carries_on(*flags)).map(|flags| (6, flags));
+        for (protocol, flags) in tcp.chain([(17, 0)]) {
+            let what = format!("{origin:?}, protocol {protocol}, flags {flags:#x}");
+            assert_eq!(outgoing(state, origin, protocol, flags), Some(state), "{what}");
+            assert_eq!(incoming(state, origin, protocol, flags), Ok(state), "{what}");
+        }
+    }
+    assert!(carries_on(0x10) && carries_on(0x18));
+    assert!([0x02, 0x12, 0x11, 0x14, 0x04, 0x00, 0x08].into_iter().all(|flags| !carries_on(flags)));
 }

@@ -9,11 +9,12 @@ use std::{
 
 use filter_common::{
     address::Number,
+    fast_path::is_special4,
     index::{
         ALL_MIXED, BASE_LINES, DENSE_LINES, ENTRIES_PER_LINE, Entry, FULL, FULL_WORD,
         HOSTS6_PER_LINE, KEYS_PER_LINE, LineWords, TREE_LINES, block_bit, block_key, block_line,
-        first_word, host4_line, host6_grant, host6_line, keyed, lower, presence6, spread, stripe,
-        top6_line,
+        first_word, host4_line, host6_grant, host6_line, keyed, lower, mark_of, presence6, spread,
+        stripe, top6_line,
     },
     wire::{DEFAULT_INDEX_LINES, Grant, IndexChange, IndexLayout},
 };
@@ -210,8 +211,8 @@ impl HostPlan {
         grant: Option<Grant>,
         read: &mut impl FnMut(u32) -> Result<LineWords, E>,
     ) -> Result<(), E> {
-        // Of this one the index is always unsure.
-        if address == 0 {
+        // Of those the index is always unsure.
+        if is_special4(address) {
             return Ok(());
         }
         let number = host4_line(layout, address);
@@ -225,9 +226,7 @@ impl HostPlan {
                 let preferred = first_word(address);
                 let mut words = std::iter::once(preferred).chain(0..KEYS_PER_LINE);
                 match words.find(|word| at(&line, *word) == 0) {
-                    Some(word) => {
-                        self.change(number, word, IndexChange::STORE, keyed(address, grant.0));
-                    }
+                    Some(word) => self.insert(number, word, keyed(address, grant.0)),
                     None => self.full(number),
                 }
             }
@@ -301,8 +300,7 @@ impl HostPlan {
                     } else {
                         Entry::ASK
                     };
-                    let value = keyed(top, around.with_hosts().0);
-                    self.change(number, word, IndexChange::STORE, value);
+                    self.insert(number, word, keyed(top, around.with_hosts().0));
                 }
                 (None, None) => self.full(number),
             }
@@ -313,6 +311,12 @@ impl HostPlan {
     fn change(&mut self, line: u32, word: u32, action: u16, value: u64) {
         let stripe = self.stripe;
         self.changes.push(IndexChange { place: line * 8 + word, action, stripe, value });
+    }
+
+    /// Stores a key where there was none, after its mark.
+    fn insert(&mut self, line: u32, word: u32, value: u64) {
+        self.change(line, FULL_WORD, IndexChange::SET, mark_of(lower(value)));
+        self.change(line, word, IndexChange::STORE, value);
     }
 
     fn grant6(&mut self, line: u32, host: u32, grant: Grant) {
@@ -358,7 +362,7 @@ where
                 }
                 IpNet::V6(_) => None,
             });
-            prefixes.filter(|(address, length, _)| *length < 32 || *address != 0)
+            prefixes.filter(|(address, length, _)| *length < 32 || !is_special4(*address))
         };
         let hosts = || of_family().filter(|(_, length, _)| *length == 32);
         let wide =
@@ -407,8 +411,7 @@ where
             if self.put(&node.lines)?.is_none() {
                 return Ok(None);
             }
-            // As a host, 0.0.0.0 would look like no host, so nothing but hosts is known of the addresses beside it.
-            let entry = if number == 0 { Entry::ASK.with_hosts() } else { entry };
+            let entry = if is_special4(number << 16) { Entry::ASK } else { entry };
             set_entry(&mut base, number, entry);
         }
         (self.write)(0, &base)?;
@@ -704,9 +707,13 @@ fn table_lines(keys: usize, spare: usize, per_line: u32) -> u32 {
 fn put_keyed(table: &mut [LineWords], line: u32, value: u64) {
     let Some(line) = table.get_mut(line as usize) else { return };
     let mut words = std::iter::once(first_word(lower(value))).chain(0..KEYS_PER_LINE);
+    let last = at(line, FULL_WORD);
     match words.find(|word| at(line, *word) == 0) {
-        Some(word) => set(line, word, value),
-        None => set(line, FULL_WORD, FULL),
+        Some(word) => {
+            set(line, FULL_WORD, last | mark_of(lower(value)));
+            set(line, word, value);
+        }
+        None => set(line, FULL_WORD, last | FULL),
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use filter_common::{
     address::Number,
+    fast_path::is_special,
     flow::{Clock, Flow, FlowState, Load, Way},
     index::Found,
     parse::Address,
@@ -312,7 +313,15 @@ impl Shortcuts for View<'_> {
 
     fn remember(&self, (): (), _: Number, _: Grant, _: ((Class, Selector), Permit)) {}
 
+    fn permit(&self, (): (), grant: Grant, (class, selector): (Class, Selector)) -> Permit {
+        let ports = self.port_set(grant, class);
+        ports.map_or(Permit::DENIED, |ports| Tables::permit(self, ports, selector))
+    }
+
     fn indexed(&self, (): (), destination: Number) -> Found {
+        if is_special(destination) {
+            return Found::UNSURE;
+        }
         Found::grant(self.grant(&destination.address()))
     }
 
