@@ -114,6 +114,7 @@ pub struct Found(u64);
 impl Entry {
     const UNSURE: u32 = 1 << 31;
     const HOSTS: u32 = 1 << 30;
+    /// With [`Self::HOSTS`], that there are hosts alone, and their marks in the place of a number.
     const DENSE: u32 = 1 << 29;
     const TREE: u32 = 1 << 28;
     const NUMBER: u32 = Self::TREE - 1;
@@ -151,16 +152,45 @@ impl Entry {
         Self(self.0 | Self::HOSTS)
     }
 
+    /// The same, where an IPv4 host is below it. Where nothing else is, it has marks of which hosts these may be, so that
+    /// most others need not be looked for.
+    #[must_use]
+    pub const fn with_host4(self, address: u32) -> Self {
+        if self.0 == 0 || self.has_hosts_alone() {
+            Self(self.0 | Self::HOSTS | Self::DENSE | Self::marks(address))
+        } else {
+            self.with_hosts()
+        }
+    }
+
     /// The line of a dense node; `None` where it is none.
     #[inline(always)]
     #[must_use]
     pub const fn dense_line(self) -> Option<u32> {
-        if self.0 & Self::DENSE != 0 { Some(self.0 & Self::NUMBER) } else { None }
+        if self.is_dense() { Some(self.number()) } else { None }
     }
 
     #[inline(always)]
     const fn is_dense(self) -> bool {
-        self.0 & Self::DENSE != 0
+        self.0 & (Self::DENSE | Self::HOSTS) == Self::DENSE
+    }
+
+    #[inline(always)]
+    const fn has_hosts_alone(self) -> bool {
+        self.0 & (Self::DENSE | Self::HOSTS) == Self::DENSE | Self::HOSTS
+    }
+
+    /// Whether an address can't be one of those that such an entry has alone.
+    #[inline(always)]
+    const fn is_without(self, address: u32) -> bool {
+        let marks = Self::marks(address);
+        self.0 & marks != marks
+    }
+
+    /// Of an address, a bit of 16 for the lowest half of its last byte, and one of 8 for the next three bits.
+    #[inline(always)]
+    const fn marks(address: u32) -> u32 {
+        1 << (address & 15) | 1 << 16 << (address >> 4 & 7)
     }
 
     #[inline(always)]
@@ -458,8 +488,12 @@ fn above4<L: Lines>(lines: &L, layout: &IndexLayout, address: u32) -> Above {
         key &= 0xff;
     }
     if entry.has_hosts() {
+        let alone = entry.has_hosts_alone();
+        if alone && entry.is_without(address) {
+            return Above::Found(Found::NOTHING);
+        }
         let host = host4(lines, layout, address);
-        if host.is_unsure() || host.value() != Grant::NONE {
+        if alone || host.is_unsure() || host.value() != Grant::NONE {
             return Above::Found(host);
         }
     }

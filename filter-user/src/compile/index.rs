@@ -235,11 +235,12 @@ impl HostPlan {
         }
         if grant.is_some() {
             let (mut first, mut index) = (0, address >> 16);
-            let above = entry(&read(index / ENTRIES_PER_LINE)?, index);
+            let mut above = entry(&read(index / ENTRIES_PER_LINE)?, index);
             if let Some(dense) = above.dense_line() {
                 (first, index) = (dense, address >> 8 & 0xff);
+                above = entry(&read(first + index / ENTRIES_PER_LINE)?, index);
             }
-            let bits = u64::from(Entry::WITH_HOSTS.0) << (index % 2 * 32);
+            let bits = u64::from(above.with_host4(address).0) << (index % 2 * 32);
             let word = index % ENTRIES_PER_LINE / 2;
             self.change(first + index / ENTRIES_PER_LINE, word, IndexChange::SET, bits);
         }
@@ -390,8 +391,8 @@ where
             let entry = if rest.changes_before(begin + 0x1_0000) <= small {
                 let mut entry = node.tree(&rest.below(begin, begin + 0x1_0000));
                 let last = number << 16 | 0xffff;
-                while with_hosts.next_if(|host| *host <= last).is_some() {
-                    entry = entry.with_hosts();
+                while let Some(host) = with_hosts.next_if(|host| *host <= last) {
+                    entry = entry.with_host4(host);
                 }
                 entry
             } else {
@@ -401,8 +402,8 @@ where
                     let below = rest.below(begin, begin + 256);
                     let mut entry = node.tree(&below);
                     let last = u32::try_from(begin + 255).unwrap_or(u32::MAX);
-                    while with_hosts.next_if(|host| *host <= last).is_some() {
-                        entry = entry.with_hosts();
+                    while let Some(host) = with_hosts.next_if(|host| *host <= last) {
+                        entry = entry.with_host4(host);
                     }
                     set_entry(&mut node.lines, part, entry);
                 }
