@@ -13,10 +13,10 @@ mod bench;
 mod branchless;
 mod events;
 mod frame;
-mod index;
 mod maps;
 mod reject;
 mod remembered;
+mod store;
 mod tables;
 
 use aya_ebpf::{
@@ -228,12 +228,12 @@ fn fast_leaving(
     Some(())
 }
 
-/// Changes the index.
+/// Stores words of the index and of the state.
 #[xdp]
-fn sluice_index(context: XdpContext) -> u32 {
+fn sluice_store(context: XdpContext) -> u32 {
     match SCRATCH.get_ptr_mut(0) {
         // SAFETY: the pointer is to this CPU's copy of the value.
-        Some(scratch) => index::change(&context, unsafe { &raw mut (*scratch).cell }),
+        Some(scratch) => store::change(&context, unsafe { &raw mut (*scratch).cell }),
         None => 0,
     }
 }

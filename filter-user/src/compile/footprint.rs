@@ -5,9 +5,8 @@ use filter_common::{
     index::LineWords,
     wire::{
         AddressPair, COUNTERS_PER_NIC, CellWord, Counter, DEFAULT_INDEX_LINES, EVENT_RING_BYTES,
-        FlowKey, FlowRecord, FragmentKey, IndexLayout, MAX_FRAGMENTS, MAX_KEPT_FLOWS, MAX_NICS,
-        MAX_PORT_CELLS, MAX_REJECTED, PORT_CLASS_WORDS, RejectBucket, SLOTS, STRIPES, VLANS,
-        WRITTEN_WORDS,
+        FlowKey, FlowRecord, FragmentKey, MAX_FRAGMENTS, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS,
+        MAX_REJECTED, PORT_CLASS_WORDS, RejectBucket, SLOTS, State, VLANS, WRITTEN_WORDS,
     },
 };
 use ipnet::IpNet;
@@ -42,7 +41,7 @@ const BUCKET: u64 = 16;
 
 impl Footprint {
     /// What tables of these sizes take on a machine with so many CPUs before there is any policy. What
-    /// the programs of each NIC have of their own, 1.2 MiB for each CPU, comes to it.
+    /// the programs of each NIC have of their own, 1.4 MiB for each CPU, comes to it.
     #[must_use]
     pub fn fixed(sizes: TableSizes, cpus: u32) -> Self {
         let address = size_of::<AddressPair>();
@@ -54,8 +53,7 @@ impl Footprint {
             + array(WRITTEN_WORDS, 8)
             + array(MAX_NICS, address)
             + array(SLOTS * DEFAULT_INDEX_LINES, LINE)
-            + array(SLOTS, size_of::<IndexLayout>())
-            + array(STRIPES, 8);
+            + array(1, size_of::<State>());
         let hashes = hash(sizes.flows, size_of::<FlowKey>(), size_of::<FlowRecord>())
             + hash(MAX_KEPT_FLOWS, size_of::<FlowKey>(), 8)
             + hash(MAX_FRAGMENTS, size_of::<FragmentKey>(), 8)

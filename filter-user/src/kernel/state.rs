@@ -19,7 +19,7 @@ use super::{
 pub(super) const STATE: &str = "STATE";
 
 /// The program that writes.
-const PROGRAM: &str = "sluice_index";
+const PROGRAM: &str = "sluice_store";
 
 /// Where the changes begin in a frame: behind an Ethernet header.
 const HEADER: usize = 14;
