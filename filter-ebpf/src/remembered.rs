@@ -6,7 +6,7 @@
 //!   often it saw another one than before: its *epoch*.
 //! * Single destinations change while a slot is in force. Each belongs to a stripe, whose counter in `STATE`
 //!   goes on after every change of the index that concerns it, also when its mark is taken
-//!   (`IndexChange::MOVE`). The counter is read *before* the index is: whatever is remembered with a
+//!   (`IndexChange::stripe`). The counter is read *before* the index is: whatever is remembered with a
 //!   value of it was true when the counter had reached that value, or became so later.
 //!
 //! Only grants that the index is sure of are remembered, and only marked ones, so that a packet which finds
@@ -115,6 +115,7 @@ struct KnownBlock {
     class: u32,
     /// Which sources of the block it is not for (`index::mixed_sources`).
     mixed: u32,
+    /// Up to a power of two, by which places are told without a multiplication.
     reserved: u64,
 }
 
@@ -231,7 +232,7 @@ impl Memory {
     /// Whether this CPU has sent enough samples lately, so that none is due.
     #[inline(always)]
     pub(crate) fn skips_sample(&self) -> bool {
-        // SAFETY: the helper has no conditions; the rest as in `with`.
+        // SAFETY: the helper has no conditions; the rest as in `in_force`.
         let (window, quiet) = unsafe { (events::window(), &mut (*self.remembered).quiet) };
         if *quiet == window {
             return true;
