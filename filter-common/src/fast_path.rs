@@ -183,12 +183,8 @@ fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
     let destination = packet.destination;
     let nothing = (Class::NONE, Selector::ECHO);
     match shortcuts.remembered(destination, nothing) {
-        Known::Permit(_) => {}
-        Known::Grant(_, grant) => {
-            if grant.is_closed() {
-                return None;
-            }
-        }
+        // Only what is sure and not closed is remembered.
+        Known::Permit(_) | Known::Grant(..) => {}
         Known::Nothing(question) => {
             let grant = grant(frame, shortcuts.indexed(question, destination))?;
             if grant.is_own() {
@@ -206,15 +202,9 @@ fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
     if !found.origin().is_local() {
         return None;
     }
-    let state = if goes_on(&packet, &found, clock) {
-        FlowState::Established
-    } else {
-        let (protocol, flags) = (packet.protocol(), packet.tcp_flags());
-        if !found.is_live(clock, protocol) {
-            return None;
-        }
-        flow::incoming(found.state(), found.origin(), protocol, flags).ok()?
-    };
+    let state = state_after(&packet, &found, clock, |state, protocol, flags| {
+        flow::incoming(state, found.origin(), protocol, flags).ok()
+    })?;
     advance(frame, tables, &found, state);
     Some(Verdict::Pass(PassReason::Reply))
 }
@@ -267,15 +257,9 @@ fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
     packet.set_key(key, Way::Outgoing);
     let found = tables.flow(key)?;
     let clock = tables.clock();
-    let state = if goes_on(&packet, &found, clock) {
-        FlowState::Established
-    } else {
-        let (protocol, flags) = (packet.protocol(), packet.tcp_flags());
-        if !found.is_live(clock, protocol) {
-            return None;
-        }
-        flow::outgoing(found.state(), found.origin(), protocol, flags)?
-    };
+    let state = state_after(&packet, &found, clock, |state, protocol, flags| {
+        flow::outgoing(state, found.origin(), protocol, flags)
+    })?;
     if state == FlowState::Cut {
         return None;
     }
@@ -283,6 +267,21 @@ fn leaving<V: Family, F: Frame + ?Sized, T: Tables>(
         found.advance(clock.now, state, Way::Outgoing, Load { packets: 1, bytes: frame.len() });
     }
     Some(Verdict::Pass(reason))
+}
+
+/// The state of a live flow after a packet, which `next` tells where it isn't plain.
+#[inline(always)]
+fn state_after<T: flow::Flow>(
+    packet: &Packet,
+    flow: &T,
+    clock: Clock,
+    next: impl FnOnce(FlowState, u8, u8) -> Option<FlowState>,
+) -> Option<FlowState> {
+    if goes_on(packet, flow, clock) {
+        return Some(FlowState::Established);
+    }
+    let (protocol, flags) = (packet.protocol(), packet.tcp_flags());
+    if flow.is_live(clock, protocol) { next(flow.state(), protocol, flags) } else { None }
 }
 
 /// Whether the packet is one more of a flow in which both ends have spoken and none has closed: the flow stays as it is.

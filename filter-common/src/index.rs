@@ -96,7 +96,7 @@ pub trait Line {
 }
 
 /// What numbers are multiplied with to be spread: 2^64 by the golden ratio.
-const SPREADER: u64 = 0x9e37_79b9_7f4a_7c15;
+pub const SPREADER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The same for keys within a line, 2^32 by it.
 const KEY_SPREADER: u32 = 0x9e37_79b1;
 

@@ -157,7 +157,7 @@ pub trait Shortcuts {
     /// Marks a destination as used in the index, as [`Tables::mark_used`] does in the tables.
     fn mark_indexed(&self, destination: Number);
 
-    /// Counts a dropped packet of which no sample needs to be sent; `false` where one does.
+    /// Whether no sample needs to be sent of a dropped packet, as enough were sent lately.
     fn skips_sample(&self) -> bool;
 }
 

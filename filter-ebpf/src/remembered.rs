@@ -20,7 +20,7 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use core::hint::cold_path;
 use filter_common::{
     address::Number,
-    index::{block_bit, lower, spread, stripe},
+    index::{SPREADER, block_bit, lower, spread, stripe},
     tables::{Class, Known},
     wire::{Active, Grant, Permit, STRIPE_BITS, Selector, State},
 };
@@ -75,13 +75,13 @@ struct Tags {
     second: u8,
 }
 
-/// What was found of an IPv4 destination. A pair fills a line.
+/// What was found of a destination, up to the end of half a line or of a whole one.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct KnownGrant4 {
+struct KnownGrant<D, const REST: usize> {
     /// The epoch, and below it the counter of the destination's stripe.
     stamp: u64,
-    destination: u32,
+    destination: D,
     grant: u32,
     permit: u32,
     /// What the permit is for.
@@ -89,21 +89,14 @@ struct KnownGrant4 {
     selector: u32,
     /// The port class of the selector that the permit is for.
     ports: u32,
+    rest: [u32; REST],
 }
 
-/// What was found of an IPv6 destination, in a line of its own.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct KnownGrant6 {
-    stamp: u64,
-    destination: [u64; 2],
-    grant: u32,
-    permit: u32,
-    class: u32,
-    selector: u32,
-    ports: u32,
-    reserved: [u32; 5],
-}
+/// A pair fills a line.
+type KnownGrant4 = KnownGrant<u32, 0>;
+
+/// Each has a line of its own.
+type KnownGrant6 = KnownGrant<[u64; 2], 5>;
 
 /// The class of the sources of a block, in frames without a tag.
 #[derive(Clone, Copy)]
@@ -256,10 +249,10 @@ impl Memory {
     }
 
     #[inline(always)]
-    fn answer<K: KnownGrant>(
+    fn answer<D: Destination, const REST: usize>(
         &self,
         spread: u64,
-        known: Option<&K>,
+        known: Option<&KnownGrant<D, REST>>,
         destination: Number,
         wanted: (Class, Selector),
     ) -> Known<Question> {
@@ -270,18 +263,19 @@ impl Memory {
         // SAFETY: there is a counter for each stripe; volatile, as another CPU writes the aligned word.
         let counter = unsafe { core::ptr::read_volatile(self.moves.add(stripe(spread) as usize)) };
         let question = Question { spread, ports, stamp: self.epoch | counter };
-        if !known.is_of(destination) || known.stamp() != question.stamp {
+        if !known.destination.is(destination) || known.stamp != question.stamp {
             cold_path();
             return Known::Nothing(question);
         }
         let (class, selector) = wanted;
-        if known.selector() != selector.index() {
-            return Known::Grant(question, known.grant());
+        if known.selector != selector.index() {
+            return Known::Grant(question, Grant(known.grant));
         }
-        if known.class() == class && known.permit().is_granted() {
-            return Known::Permit(known.permit());
+        if known.class == class.0 && known.permit != Permit::DENIED.0 {
+            return Known::Permit(Permit(known.permit));
         }
-        Known::Grant(Question { ports: known.ports(), ..question }, known.grant())
+        let ports = PortClass(known.ports.into());
+        Known::Grant(Question { ports, ..question }, Grant(known.grant))
     }
 
     /// Remembers what was found.
@@ -306,13 +300,7 @@ impl Memory {
         let (grant, permit) = (grant.0, permit.0);
         match destination {
             Number::V4(destination) => {
-                let known =
-                    KnownGrant4 { stamp, destination, grant, permit, class, selector, ports };
-                self.pair4(spread).keep(known, Number::V4(destination));
-            }
-            Number::V6(high, low) => {
-                let (destination, reserved) = ([high, low], [0; 5]);
-                let known = KnownGrant6 {
+                let known = KnownGrant4 {
                     stamp,
                     destination,
                     grant,
@@ -320,8 +308,14 @@ impl Memory {
                     class,
                     selector,
                     ports,
-                    reserved,
+                    rest: [],
                 };
+                self.pair4(spread).keep(known, Number::V4(destination));
+            }
+            Number::V6(high, low) => {
+                let (destination, rest) = ([high, low], [0; 5]);
+                let known =
+                    KnownGrant6 { stamp, destination, grant, permit, class, selector, ports, rest };
                 self.pair6(spread).keep(known, Number::V6(high, low));
             }
         }
@@ -357,7 +351,7 @@ impl Memory {
     }
 
     #[inline(always)]
-    fn pair4(&self, spread: u64) -> Pair<KnownGrant4> {
+    fn pair4(&self, spread: u64) -> Pair<u32, 0> {
         let place = (spread >> (u64::BITS - PAIRS4_BITS)) as usize;
         // SAFETY: a place within the arrays, in memory that this packet has for itself.
         unsafe {
@@ -368,7 +362,7 @@ impl Memory {
     }
 
     #[inline(always)]
-    fn pair6(&self, spread: u64) -> Pair<KnownGrant6> {
+    fn pair6(&self, spread: u64) -> Pair<[u64; 2], 5> {
         let place = (spread >> (u64::BITS - PAIRS6_BITS)) as usize;
         // SAFETY: as above.
         unsafe {
@@ -412,111 +406,44 @@ impl Memory {
 /// The place of a block or of an address among those whose classes are remembered.
 #[inline(always)]
 const fn place(source: u64) -> usize {
-    (source.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - CLASSES_BITS)) as usize
+    (source.wrapping_mul(SPREADER) >> (u64::BITS - CLASSES_BITS)) as usize
 }
 
-/// What is remembered of a destination, of either family.
-trait KnownGrant: Copy + 'static {
-    fn is_of(&self, destination: Number) -> bool;
-    fn stamp(&self) -> u64;
-    fn grant(&self) -> Grant;
-    fn permit(&self) -> Permit;
-    /// What the permit is for.
-    fn class(&self) -> Class;
-    fn selector(&self) -> u32;
-    fn ports(&self) -> PortClass;
+/// A destination as it is remembered.
+trait Destination: Copy + 'static {
+    fn is(self, destination: Number) -> bool;
 }
 
-impl KnownGrant for KnownGrant4 {
+impl Destination for u32 {
     #[inline(always)]
-    fn is_of(&self, destination: Number) -> bool {
-        destination == Number::V4(self.destination)
-    }
-
-    #[inline(always)]
-    fn stamp(&self) -> u64 {
-        self.stamp
-    }
-
-    #[inline(always)]
-    fn grant(&self) -> Grant {
-        Grant(self.grant)
-    }
-
-    #[inline(always)]
-    fn permit(&self) -> Permit {
-        Permit(self.permit)
-    }
-
-    #[inline(always)]
-    fn class(&self) -> Class {
-        Class(self.class)
-    }
-
-    #[inline(always)]
-    fn selector(&self) -> u32 {
-        self.selector
-    }
-
-    #[inline(always)]
-    fn ports(&self) -> PortClass {
-        PortClass(self.ports.into())
+    fn is(self, destination: Number) -> bool {
+        destination == Number::V4(self)
     }
 }
 
-impl KnownGrant for KnownGrant6 {
+impl Destination for [u64; 2] {
     #[inline(always)]
-    fn is_of(&self, destination: Number) -> bool {
-        let [high, low] = self.destination;
+    fn is(self, destination: Number) -> bool {
+        let [high, low] = self;
         destination == Number::V6(high, low)
-    }
-
-    #[inline(always)]
-    fn stamp(&self) -> u64 {
-        self.stamp
-    }
-
-    #[inline(always)]
-    fn grant(&self) -> Grant {
-        Grant(self.grant)
-    }
-
-    #[inline(always)]
-    fn permit(&self) -> Permit {
-        Permit(self.permit)
-    }
-
-    #[inline(always)]
-    fn class(&self) -> Class {
-        Class(self.class)
-    }
-
-    #[inline(always)]
-    fn selector(&self) -> u32 {
-        self.selector
-    }
-
-    #[inline(always)]
-    fn ports(&self) -> PortClass {
-        PortClass(self.ports.into())
     }
 }
 
 /// Where two destinations are remembered, seen from one that belongs there.
-struct Pair<K> {
+struct Pair<D, const REST: usize> {
     tags: *mut Tags,
     /// The first of two.
-    grants: *mut K,
+    grants: *mut KnownGrant<D, REST>,
     tag: u8,
 }
 
 // === impl Pair ===
 
-impl<K: KnownGrant> Pair<K> {
+impl<D: Destination, const REST: usize> Pair<D, REST> {
     /// The one that may be of the destination, if any. Most are the first one: where a processor has learned that, it
     /// fetches what is known before it has compared the tags.
     #[inline(always)]
-    fn known(&self) -> Option<&'static K> {
+    fn known(&self) -> Option<&'static KnownGrant<D, REST>> {
         // SAFETY: the pointers are to values in memory that this packet has for itself.
         unsafe {
             let tags = *self.tags;
@@ -539,11 +466,11 @@ impl<K: KnownGrant> Pair<K> {
 
     /// Remembers a destination as the first one. The one that was it becomes the second, if it is another.
     #[inline(always)]
-    fn keep(&self, known: K, destination: Number) {
+    fn keep(&self, known: KnownGrant<D, REST>, destination: Number) {
         // SAFETY: as above.
         unsafe {
             let mut tags = *self.tags;
-            if !(*self.grants).is_of(destination) {
+            if !(*self.grants).destination.is(destination) {
                 *self.grants.add(1) = *self.grants;
                 tags.second = tags.first;
             }
