@@ -354,8 +354,8 @@ impl Clock {
     #[inline(always)]
     #[must_use]
     pub const fn is_within(&self, tick: u64, seconds: u64) -> bool {
-        // A packet on another CPU may have been seen a tick later than this one's moment.
-        self.now.saturating_sub(tick) <= seconds * self.hertz
+        // A packet on another CPU may have been seen a tick later than this one's moment. Ticks of 64 bits don't wrap.
+        self.now <= tick.wrapping_add(seconds * self.hertz)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod decide;
 pub mod egress;
 pub mod fast_path;
 pub mod flow;
+pub mod flow_table;
 pub mod frame;
 pub mod index;
 pub mod outside;

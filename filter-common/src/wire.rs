@@ -13,7 +13,7 @@ use crate::verdict::PassReason;
 
 /// The version of this layout: a part of the pin path, so that programs and maps of different
 /// versions never meet.
-pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 8 } else { 7 };
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 9 } else { 8 };
 
 /// Slots: one in force, one idle.
 pub const SLOTS: u32 = 2;
@@ -55,6 +55,28 @@ pub const AUDITED: u32 = 128;
 pub const DEFAULT_FLOWS: u32 = 1 << 18;
 /// As many it may ask for.
 pub const MAX_FLOWS: u32 = 1 << 22;
+/// Flows that a set of the table of flows has room for ([`flow_table`](crate::flow_table)).
+pub const FLOWS_PER_SET: u32 = 7;
+/// As many a set has on average where as many flows are remembered as are asked for: one in twenty has no place in its set
+/// then.
+pub const FLOWS_IN_SET: u32 = 5;
+/// Sets of a table of so many flows.
+#[must_use]
+pub const fn flow_sets(flows: u32) -> u32 {
+    flows.div_ceil(FLOWS_IN_SET).next_multiple_of(TAGS_IN_ENTRY)
+}
+/// Sets whose tags stand in one entry of their map, so that user space can read them with few calls. A power of two.
+pub const TAGS_IN_ENTRY: u32 = 32;
+/// Flows that there is room for beside the sets of a table of so many flows.
+#[must_use]
+pub const fn spilled_flows(flows: u32) -> u32 {
+    let spilled = flows / 4;
+    if spilled < LEAST_SPILLED { LEAST_SPILLED } else { spilled }
+}
+/// The fewest of them: the kernel gives each CPU some to use (`LOCAL_FREE_TARGET` in kernel/bpf/bpf_lru_list.c).
+const LEAST_SPILLED: u32 = 1024;
+/// Changes of flows that user space asks for at once.
+pub const FLOW_CHANGES: u32 = 32;
 /// Flows that are kept though the policy no longer allows them.
 pub const MAX_KEPT_FLOWS: u32 = 1 << 16;
 /// First fragments that are remembered.
@@ -688,6 +710,56 @@ pub struct FlowRecord {
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 56 && align_of::<FlowRecord>() == 8);
+
+/// A set of the table of flows: a tag for each flow in a byte, from the lowest on, and flags in the highest
+/// ([`flow_table`](crate::flow_table)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct FlowTags(pub u64);
+
+/// The tags of as many sets.
+pub type ManyTags = [FlowTags; TAGS_IN_ENTRY as usize];
+
+/// A flow in the table of flows, in two lines of the processor's caches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct FlowEntry {
+    /// Its tuple.
+    pub key: FlowKey,
+    /// Always 0.
+    pub reserved: [u64; 3],
+    /// What is known of it.
+    pub record: FlowRecord,
+    /// Always 0.
+    pub unused: u64,
+}
+
+const _: () = assert!(size_of::<FlowEntry>() == 128);
+
+/// A change of flows that user space asks for, as it stands in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowChange {
+    /// The tuple, or for [`Self::FREE`] in the first word the bits to take from a set's tags.
+    pub key: FlowKey,
+    /// What is done.
+    pub action: u64,
+    /// For [`Self::FORGET_UNSEEN`] the tick, for [`Self::FREE`] the number of the set.
+    pub value: u64,
+}
+
+const _: () = assert!(size_of::<FlowChange>() == 56 && align_of::<FlowChange>() == 8);
+
+impl FlowChange {
+    /// The flow is cut.
+    pub const CUT: u64 = 1;
+    /// It is forgotten.
+    pub const FORGET: u64 = 2;
+    /// It is forgotten, unless a packet of it was seen since a tick.
+    pub const FORGET_UNSEEN: u64 = 3;
+    /// Places that forgotten flows left are free again.
+    pub const FREE: u64 = 4;
+}
 
 /// Which fragments belong to one packet (RFC 791, section 3.2; RFC 8200, section 4.5), and the NIC
 /// by which they came in.

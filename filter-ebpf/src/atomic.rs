@@ -66,6 +66,33 @@ pub(crate) fn add_behind(word: *mut u64, value: u64) {
     add(word, value);
 }
 
+/// Sets bits and tells what was there, in the order of everything before and after.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) fn set_fetching(word: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "{1} = atomic_fetch_or((u64 *)({0} + 0), {1})",
+            in(reg) word,
+            inout(reg) value,
+            options(nostack)
+        );
+    }
+    value
+}
+
+/// Lints look at the crate as one for the host.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+pub(crate) fn set_fetching(word: *mut u64, bits: u64) -> u64 {
+    // SAFETY: as above.
+    let before = unsafe { *word };
+    set(word, bits);
+    before
+}
+
 /// The same number, behind a value that was read before: what is read at a place that depends on it is read
 /// later than that value, on every processor.
 #[cfg(target_arch = "bpf")]

@@ -12,6 +12,7 @@ mod atomic;
 mod bench;
 mod branchless;
 mod events;
+mod flow_table;
 mod frame;
 mod maps;
 mod reject;
@@ -67,6 +68,10 @@ static HERTZ: u32 = 1000;
 /// are looked up in the tries. Where packets are only observed, there must be none.
 #[unsafe(no_mangle)]
 static LINES: u32 = 0;
+
+/// Sets of the table of flows.
+#[unsafe(no_mangle)]
+static SETS: u32 = 0;
 
 /// `TCX_NEXT`: programs that were attached later decide. With a qdisc, the same value
 /// (`TC_ACT_UNSPEC`) goes on to the next filter.
@@ -234,6 +239,16 @@ fn sluice_store(context: XdpContext) -> u32 {
     match SCRATCH.get_ptr_mut(0) {
         // SAFETY: the pointer is to this CPU's copy of the value.
         Some(scratch) => store::change(&context, unsafe { &raw mut (*scratch).cell }),
+        None => 0,
+    }
+}
+
+/// Changes flows.
+#[xdp]
+fn sluice_flows(context: XdpContext) -> u32 {
+    match SCRATCH.get_ptr_mut(0) {
+        // SAFETY: the pointer is to this CPU's copy of the value.
+        Some(scratch) => flow_table::change(&context, unsafe { &raw mut (*scratch).cell }),
         None => 0,
     }
 }

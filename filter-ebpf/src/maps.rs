@@ -13,9 +13,10 @@ use filter_common::flow::Workspace;
 use filter_common::index::LineWords;
 use filter_common::wire::{
     AddressPair, COUNTERS_PER_NIC, CellWord, Counter, DEFAULT_CELLS, DEFAULT_FLOWS,
-    EVENT_RING_BYTES, EventWindow, FlowKey, FlowRecord, FragmentKey, Grant, MAX_FRAGMENTS,
-    MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES, MAX_REJECTED,
-    MAX_SOURCES, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, State, VLANS, WRITTEN_WORDS,
+    EVENT_RING_BYTES, EventWindow, FLOWS_PER_SET, FlowEntry, FlowKey, FlowRecord, FragmentKey,
+    Grant, MAX_FRAGMENTS, MAX_INTERFACES, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_PREFIXES,
+    MAX_REJECTED, MAX_SOURCES, ManyTags, Observation, PORT_CLASS_WORDS, RejectBucket, SLOTS, State,
+    TAGS_IN_ENTRY, VLANS, WRITTEN_WORDS, flow_sets,
 };
 
 use crate::remembered::Remembered;
@@ -125,8 +126,19 @@ pub(crate) static SERVICE_HOSTS: Array<AddressPair> =
 #[map]
 pub(crate) static WRITTEN: Array<u64> = Array::with_max_entries(WRITTEN_WORDS, 0);
 
-/// Flows, by their tuples. They stand outside of the slots. User space makes it as large as it is
-/// asked to.
+/// The sets of the table of flows (`crate::flow_table`), outside of the slots. User space makes it as large as it is asked
+/// to.
+#[map]
+pub(crate) static FLOW_TAGS: Array<ManyTags> =
+    Array::with_max_entries(flow_sets(DEFAULT_FLOWS) / TAGS_IN_ENTRY, 0);
+/// Up to which tick there may be flows of a set that stand in `FLOWS`.
+#[map]
+pub(crate) static FLOW_SPILLS: Array<u64> = Array::with_max_entries(flow_sets(DEFAULT_FLOWS), 0);
+/// The flows of all sets, one set behind the other. It begins with a page, as the index does.
+#[map]
+pub(crate) static FLOW_ENTRIES: Array<FlowEntry> =
+    Array::with_max_entries(flow_sets(DEFAULT_FLOWS) * FLOWS_PER_SET, BPF_F_MMAPABLE);
+/// Flows that have no place in their set, by their tuples.
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, FlowRecord> =
     LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use filter_common::{
     address::Number,
-    flow::{Clock, Flow, FlowState, Load, Way},
+    flow::Clock,
     index::{self, Found, Line, LineWords, Lines},
     parse::Address,
     tables::{Class, Known, Mode, PortSet, Role, Shortcuts, Tables, is_plain},
@@ -21,12 +21,13 @@ use filter_common::{
 use crate::{
     HERTZ, NIC, atomic,
     branchless::is_less,
+    flow_table::{self, FoundFlow},
     frame::forget,
     global,
     maps::{
-        CELLS, FLOWS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell, INDEX,
-        KEPT_FLOWS, NO_ANSWERS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SOURCES4_0, SOURCES4_1,
-        SOURCES6_0, SOURCES6_1, STATE, ZONES,
+        CELLS, FRAGMENTS, GRANTS4_0, GRANTS4_1, GRANTS6_0, GRANTS6_1, GrantCell, INDEX, KEPT_FLOWS,
+        NO_ANSWERS, PORT_CELLS, PORT_CLASSES, SERVICE_HOSTS, SOURCES4_0, SOURCES4_1, SOURCES6_0,
+        SOURCES6_1, STATE, ZONES,
     },
     remembered::{Memory, PortClass, Question, Remembered},
 };
@@ -58,10 +59,6 @@ struct SlotLines {
 
 /// A line of the index.
 pub(crate) struct IndexLine(*mut LineWords);
-
-/// A flow in the map. The kernel doesn't use its memory for another entry before the program ends
-/// that found it, but for flows that are evicted: then a packet may count for a stranger.
-pub(crate) struct FoundFlow(*mut FlowRecord);
 
 impl Slot {
     /// Reads the active word, once for the packet. There is always such a word, and a slot for it, which
@@ -114,45 +111,6 @@ impl Slot {
     }
 }
 
-impl Flow for FoundFlow {
-    #[inline(always)]
-    fn state_code(&self) -> u32 {
-        // SAFETY: the pointer came from a look-up in this run of the program, until whose end the
-        // entry's memory stays; volatile, as other CPUs may write the aligned word.
-        unsafe { core::ptr::read_volatile(&raw const (*self.0).state) }
-    }
-
-    #[inline(always)]
-    fn origin_code(&self) -> u32 {
-        // SAFETY: as above.
-        unsafe { core::ptr::read_volatile(&raw const (*self.0).origin) }
-    }
-
-    #[inline(always)]
-    fn seen(&self) -> u64 {
-        // SAFETY: as above.
-        unsafe { core::ptr::read_volatile(&raw const (*self.0).seen) }
-    }
-
-    #[inline(always)]
-    fn advance(&self, now: u64, state: FlowState, way: Way, load: Load) {
-        let old = self.state_code();
-        // SAFETY: as above; each is one store of an aligned word.
-        let (packets, bytes) = unsafe {
-            core::ptr::write_volatile(&raw mut (*self.0).seen, now);
-            if old != state.code() {
-                core::ptr::write_volatile(&raw mut (*self.0).state, state.code());
-            }
-            match way {
-                Way::Outgoing => (&raw mut (*self.0).packets_out, &raw mut (*self.0).bytes_out),
-                Way::Incoming => (&raw mut (*self.0).packets_in, &raw mut (*self.0).bytes_in),
-            }
-        };
-        atomic::add(packets, u64::from(load.packets));
-        atomic::add(bytes, u64::from(load.bytes));
-    }
-}
-
 impl Tables for Slot {
     type Flow = FoundFlow;
 
@@ -188,7 +146,7 @@ impl Tables for Slot {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<FoundFlow> {
-        Some(FoundFlow(FLOWS.get_ptr_mut(key)?))
+        flow_table::find(key)
     }
 
     #[inline(always)]
@@ -210,8 +168,7 @@ impl Tables for Slot {
     #[inline(always)]
     fn open_flow(&self, key: &FlowKey, record: &FlowRecord) {
         if self.role == Role::Enforcing {
-            // Where the kernel has no entry to spare at the moment, the next packet opens it.
-            let _full = FLOWS.insert(key, record, 0);
+            flow_table::open(key, record);
         }
     }
 
@@ -229,7 +186,7 @@ impl Tables for Slot {
     #[inline(always)]
     fn remember_first_fragment(&self, key: &FragmentKey, now: u64) {
         if self.role == Role::Enforcing {
-            // As above; the later fragments are then dropped, and sent again.
+            // Where the kernel has no entry to spare at the moment, the later fragments are dropped, and sent again.
             let _full = FRAGMENTS.insert(key, now, 0);
         }
     }

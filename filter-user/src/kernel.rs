@@ -10,6 +10,7 @@ pub mod clock;
 pub mod conntrack;
 mod egress;
 pub mod events;
+mod flows;
 mod index;
 pub mod maps;
 pub mod memory;
@@ -27,7 +28,8 @@ mod written;
 pub use self::{
     attach::{AttachedMode, Attachment, Duty, Following},
     events::Events,
-    maps::{FlowTables, SharedMaps},
+    flows::{FlowTables, FlowWriter},
+    maps::SharedMaps,
     object::{Instance, LoadedProgram, Role, Shortcuts},
     pins::PinDirectory,
 };

@@ -82,7 +82,7 @@ pub struct Gateway {
 /// How many entries the tables have that take the kernel's memory whether they are used or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizes {
-    /// Flows that are remembered (`max_flows`).
+    /// Flows that are remembered (`max_flows`), some more than that at most.
     pub flows: u32,
     /// Cells of the matrix of grants and classes of clients (`max_grant_cells`).
     pub grant_cells: u32,

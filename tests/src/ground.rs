@@ -41,6 +41,9 @@ use crate::{answers, netns, workdir::PinDir};
 /// The smallest frame that the kernel runs a program on: an Ethernet header.
 pub const SHORTEST: usize = 14;
 
+/// How many flows the maps are for: so few that many sets are full before the table is.
+pub const FLOWS: u32 = 1 << 10;
+
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
@@ -331,9 +334,8 @@ impl Ground {
     ///
     /// The map can't be written.
     pub fn forget_flows(&mut self) -> Result<()> {
-        for (key, _) in self.maps.flows()? {
-            self.maps.forget_flow(&key)?;
-        }
+        let flows = self.maps.flows()?;
+        self.maps.forget_flows(flows.into_iter().map(|(key, _)| key))?;
         for key in self.maps.kept_flows()? {
             self.maps.forget_kept_flow(&key)?;
         }
@@ -523,7 +525,8 @@ fn load(
 }
 
 fn open(pins: &PinDirectory, expected: Provenance) -> Result<(SharedMaps, Samples)> {
-    let (maps, mut ring, provenance) = SharedMaps::open(pins, TableSizes::default())?;
+    let sizes = TableSizes { flows: FLOWS, ..TableSizes::default() };
+    let (maps, mut ring, provenance) = SharedMaps::open(pins, sizes)?;
     ensure!(provenance == expected, "the maps are {provenance:?}, not {expected:?}");
     let samples = move || {
         let mut samples = Vec::new();

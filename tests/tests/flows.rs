@@ -449,7 +449,7 @@ fn the_programs_follow_flows_as_the_host_does() {
                     cut_in(&memory, event.exchange);
                     for (key, record) in memory.flows() {
                         if record.state == FlowState::Cut.code() {
-                            ground.maps.cut_flow(&key).unwrap();
+                            ground.maps.cut_flows([key].into_iter()).unwrap();
                         }
                     }
                     continue;

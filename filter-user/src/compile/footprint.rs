@@ -5,8 +5,9 @@ use filter_common::{
     index::LineWords,
     wire::{
         AddressPair, COUNTERS_PER_NIC, CellWord, Counter, DEFAULT_INDEX_LINES, EVENT_RING_BYTES,
-        FlowKey, FlowRecord, FragmentKey, MAX_FRAGMENTS, MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS,
-        MAX_REJECTED, PORT_CLASS_WORDS, RejectBucket, SLOTS, State, VLANS, WRITTEN_WORDS,
+        FLOWS_PER_SET, FlowEntry, FlowKey, FlowRecord, FlowTags, FragmentKey, MAX_FRAGMENTS,
+        MAX_KEPT_FLOWS, MAX_NICS, MAX_PORT_CELLS, MAX_REJECTED, PORT_CLASS_WORDS, RejectBucket,
+        SLOTS, State, VLANS, WRITTEN_WORDS, flow_sets, spilled_flows,
     },
 };
 use ipnet::IpNet;
@@ -53,8 +54,11 @@ impl Footprint {
             + array(WRITTEN_WORDS, 8)
             + array(MAX_NICS, address)
             + array(SLOTS * DEFAULT_INDEX_LINES, LINE)
-            + array(1, size_of::<State>());
-        let hashes = hash(sizes.flows, size_of::<FlowKey>(), size_of::<FlowRecord>())
+            + array(1, size_of::<State>())
+            + array(flow_sets(sizes.flows), size_of::<FlowTags>() + 8)
+            + array(flow_sets(sizes.flows) * FLOWS_PER_SET, size_of::<FlowEntry>());
+        let spilled = spilled_flows(sizes.flows);
+        let hashes = hash(spilled, size_of::<FlowKey>(), size_of::<FlowRecord>())
             + hash(MAX_KEPT_FLOWS, size_of::<FlowKey>(), 8)
             + hash(MAX_FRAGMENTS, size_of::<FragmentKey>(), 8)
             + hash(MAX_REJECTED, 16, size_of::<RejectBucket>());

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use filter_common::{
     flow::{Clock, FlowState, Origin},
     parse::protocol,
-    wire::{FlowKey, FlowRecord, MAX_KEPT_FLOWS},
+    wire::{FlowChange, FlowKey, FlowRecord, MAX_KEPT_FLOWS},
 };
 
 use super::{
@@ -31,7 +31,7 @@ use crate::{
         ReloadRequest, TableStatus,
     },
     kernel::{
-        FlowTables,
+        FlowTables, FlowWriter,
         conntrack::{Connections, connections},
     },
     policy::{OnChange, Policy},
@@ -116,9 +116,10 @@ impl Daemon {
             return;
         }
         self.sweeping.next = Instant::now() + SWEEP_INTERVAL;
-        let prepared =
-            self.clock.now().and_then(|clock| Ok((clock, FlowTables::open(&self.pins)?)));
-        let (clock, tables) = match prepared {
+        let prepared = self.clock.now().and_then(|clock| {
+            Ok((clock, FlowTables::open(&self.pins)?, FlowWriter::load(&self.pins)?))
+        });
+        let (clock, tables, writer) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 tracing::warn!("flows that have expired can't be forgotten: {error:#}");
@@ -128,7 +129,7 @@ impl Daemon {
         let own = self.host.own.clone();
         self.sweeping.task = Some(tokio::spawn(async move {
             let swept = match connections().await {
-                Ok(found) => spawn_blocking(move || sweep(tables, clock, found, &own))
+                Ok(found) => spawn_blocking(move || sweep((tables, writer), clock, found, &own))
                     .await
                     .map_err(anyhow::Error::from)
                     .and_then(|swept| swept),
@@ -270,12 +271,8 @@ impl Daemon {
     }
 
     fn cut(&mut self, flows: &Flows, keys: &[FlowKey]) -> Result<()> {
-        for key in keys {
-            for key in flows.with_company(key) {
-                self.slots.maps.cut_flow(&key).context("a flow can't be cut")?;
-            }
-        }
-        Ok(())
+        let keys = keys.iter().flat_map(|key| flows.with_company(key));
+        self.slots.maps.cut_flows(keys).context("a flow can't be cut")
     }
 
     /// Keeps flows by the tuples that their packets come in with.
@@ -369,17 +366,26 @@ impl Daemon {
 }
 
 fn sweep(
-    mut tables: FlowTables,
+    (mut tables, mut writer): (FlowTables, FlowWriter),
     clock: Clock,
     connections: Connections,
     own: &BTreeSet<IpAddr>,
 ) -> Result<Swept> {
     let mut swept = Swept::default();
+    // Those that the last sweep left: no packet takes as long.
+    writer.change(&tables.places_left()?)?;
     let all = tables.flows()?;
-    for (key, record) in all.iter().filter(|(key, record)| !is_live(key, record, clock)) {
-        tables.forget_if_same(key, record.seen)?;
-        swept.expired += 1;
-    }
+    let expired: Vec<FlowChange> = all
+        .iter()
+        .filter(|(key, record)| !is_live(key, record, clock))
+        .map(|(key, record)| FlowChange {
+            key: *key,
+            action: FlowChange::FORGET_UNSEEN,
+            value: record.seen,
+        })
+        .collect();
+    writer.change(&expired)?;
+    swept.expired = expired.len();
     let open = |(key, record): &&(FlowKey, FlowRecord)| {
         key.protocol == protocol::TCP
             && origin(record) == Origin::Inside

@@ -19,17 +19,18 @@ use aya::{
 };
 use filter_common::{
     egress::Side,
-    flow::FlowState,
     verdict::DropReason,
     wire::{
         self, AUDITED, Active, AddressPair, COUNTERS_PER_NIC, CellWord, Counter, EventWindow,
-        FlowKey, FlowRecord, Grant, IndexLayout, MAX_NICS, Permit, RejectBucket, SAMPLED,
-        interface,
+        FlowChange, FlowKey, FlowRecord, Grant, IndexLayout, MAX_NICS, Permit, RejectBucket,
+        SAMPLED, interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
+    clock::TickClock,
+    flows::{self, FlowTables, FlowWriter},
     index::{INDEX, Index},
     object::{IndexPin, load_object},
     pins::PinDirectory,
@@ -42,7 +43,7 @@ use crate::{
 };
 
 /// The maps that are pinned and shared by all instances of the program.
-pub(super) const SHARED: [&str; 26] = [
+pub(super) const SHARED: [&str; 29] = [
     STATE,
     "ZONES",
     "CELLS",
@@ -59,9 +60,12 @@ pub(super) const SHARED: [&str; 26] = [
     "SERVICE_HOSTS",
     INDEX,
     "WRITTEN",
-    "FLOWS",
+    flows::TAGS,
+    flows::SPILLS,
+    flows::ENTRIES,
+    flows::SPILLED,
+    flows::KEPT,
     "NO_ANSWERS",
-    "KEPT_FLOWS",
     "FRAGMENTS",
     "INTERFACES",
     "NIC_ADDRESSES",
@@ -80,8 +84,8 @@ pub struct SharedMaps {
     port_cells: Array<MapData, u32>,
     service_hosts: Array<MapData, AddressPair>,
     written: Written,
-    flows: HashMap<MapData, FlowKey, FlowRecord>,
-    kept_flows: HashMap<MapData, FlowKey, u64>,
+    flows: FlowTables,
+    flow_writer: FlowWriter,
     interfaces: HashMap<MapData, u32, u32>,
     nic_addresses: Array<MapData, AddressPair>,
     rejected: HashMap<MapData, [u8; 16], RejectBucket>,
@@ -118,13 +122,6 @@ pub struct EventLoss {
     pub skipped: u64,
     /// Samples that found the ring buffer full.
     pub lost: u64,
-}
-
-/// The tables of flows, opened once more, so that another thread than the daemon's can go through
-/// them: a full one takes a good part of a second.
-pub struct FlowTables {
-    flows: HashMap<MapData, FlowKey, FlowRecord>,
-    kept: HashMap<MapData, FlowKey, u64>,
 }
 
 struct Tries {
@@ -189,71 +186,6 @@ impl SlotIndex {
     }
 }
 
-// === impl FlowTables ===
-
-impl fmt::Debug for FlowTables {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FlowTables").finish_non_exhaustive()
-    }
-}
-
-impl FlowTables {
-    /// Opens the pinned tables.
-    ///
-    /// # Errors
-    ///
-    /// They are not pinned, or are of another kind.
-    pub fn open(pins: &PinDirectory) -> Result<Self> {
-        let open = |name| -> Result<aya::maps::Map> {
-            let data = MapData::from_pin(pins.map(name))
-                .with_context(|| format!("the pinned map {name} can't be opened"))?;
-            Ok(aya::maps::Map::from_map_data(data)?)
-        };
-        Ok(Self { flows: open("FLOWS")?.try_into()?, kept: open("KEPT_FLOWS")?.try_into()? })
-    }
-
-    /// Every flow that is remembered, as [`SharedMaps::flows`].
-    ///
-    /// # Errors
-    ///
-    /// The map can't be read.
-    pub fn flows(&self) -> Result<Vec<(FlowKey, FlowRecord)>> {
-        read_flows(&self.flows)
-    }
-
-    /// Forgets a flow if it still is as it was read: one that a packet has opened anew meanwhile
-    /// stays.
-    ///
-    /// # Errors
-    ///
-    /// The map can't be read or written.
-    pub fn forget_if_same(&mut self, key: &FlowKey, seen: u64) -> Result<()> {
-        match self.flows.get(key, 0) {
-            Ok(record) if record.seen == seen => Ok(removed(self.flows.remove(key))?),
-            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The flows that are kept, each with the tick since when.
-    ///
-    /// # Errors
-    ///
-    /// The map can't be read.
-    pub fn kept(&self) -> Result<Vec<(FlowKey, u64)>> {
-        Ok(self.kept.iter().collect::<Result<_, _>>()?)
-    }
-
-    /// Keeps a flow no longer.
-    ///
-    /// # Errors
-    ///
-    /// The map can't be written.
-    pub fn forget_kept(&mut self, key: &FlowKey) -> Result<()> {
-        Ok(removed(self.kept.remove(key))?)
-    }
-}
-
 // === impl SharedMaps ===
 
 impl fmt::Debug for SharedMaps {
@@ -278,21 +210,26 @@ impl SharedMaps {
         let provenance =
             if pins.map(STATE).exists() { Provenance::Pinned } else { Provenance::Created };
         let sizes = TableSizes {
-            flows: pinned_length(pins, "FLOWS")?.unwrap_or(wanted.flows),
+            flows: flows::sizes(pins, wanted.flows)?,
             grant_cells: pinned_length(pins, "CELLS")?
                 .map_or(wanted.grant_cells, |length| length * CellWord::CELLS),
         };
-        let fresh = !pins.map("FLOWS").exists();
+        let (fresh, without_sets) =
+            (!pins.map(flows::SPILLED).exists(), !pins.map(flows::TAGS).exists());
         // Those of an older layout, whose samples were counted elsewhere.
         let counted_on = pins.map("COUNTERS").exists() && !pins.map("EVENT_WINDOW").exists();
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries("FLOWS", sizes.flows);
+        flows::size_tables(&mut loader, sizes.flows);
         loader.map_max_entries("CELLS", sizes.grant_cells.div_ceil(CellWord::CELLS));
         let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
         let mut no_answers: Array<_, u32> = take(&mut ebpf, "NO_ANSWERS")?;
         if fresh {
             no_answers.set(0, 1, 0)?;
+        }
+        let mut flows = FlowTables::take(&mut ebpf)?;
+        if without_sets && !fresh {
+            flows.expect_spilled(TickClock::open(pins)?.now()?)?;
         }
         let state = take::<Array<_, wire::State>>(&mut ebpf, STATE)?;
         let mut maps = Self {
@@ -303,8 +240,8 @@ impl SharedMaps {
             port_cells: take(&mut ebpf, "PORT_CELLS")?,
             service_hosts: take(&mut ebpf, "SERVICE_HOSTS")?,
             written: Written::open(take(&mut ebpf, "WRITTEN")?, provenance)?,
-            flows: take(&mut ebpf, "FLOWS")?,
-            kept_flows: take(&mut ebpf, "KEPT_FLOWS")?,
+            flows,
+            flow_writer: FlowWriter::load(pins)?,
             interfaces: take(&mut ebpf, "INTERFACES")?,
             nic_addresses: take(&mut ebpf, "NIC_ADDRESSES")?,
             rejected: take(&mut ebpf, "REJECTED")?,
@@ -688,49 +625,48 @@ impl SharedMaps {
         Ok(())
     }
 
-    /// Every flow that is remembered, also those that have expired, in no order. Flows that come or
-    /// go meanwhile may be left out.
+    /// Every flow that is remembered, as [`FlowTables::flows`].
     ///
     /// # Errors
     ///
-    /// The map can't be read.
+    /// A map can't be read.
     pub fn flows(&self) -> Result<Vec<(FlowKey, FlowRecord)>> {
-        read_flows(&self.flows)
+        self.flows.flows()
     }
 
-    /// Cuts a flow; one that is gone needs no cutting.
+    /// Cuts flows; those that are gone need no cutting.
     ///
     /// # Errors
     ///
-    /// The map can't be written.
-    pub fn cut_flow(&mut self, key: &FlowKey) -> Result<()> {
-        match self.flows.get(key, 0) {
-            Ok(record) => {
-                let record = FlowRecord { state: FlowState::Cut.code(), ..record };
-                Ok(self.flows.insert(key, record, 0)?)
-            }
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    /// The kernel refuses. Some may be cut.
+    pub fn cut_flows(&mut self, keys: impl Iterator<Item = FlowKey>) -> Result<()> {
+        self.change_flows(keys, FlowChange::CUT)
     }
 
-    /// Forgets a flow, as if it had never been: what its local end sends opens it again.
+    /// Forgets flows, as if they had never been: what their local ends send opens them again. Waits until no packet can be
+    /// looking at them.
     ///
     /// # Errors
     ///
-    /// The map can't be written.
-    pub fn forget_flow(&mut self, key: &FlowKey) -> Result<()> {
-        Ok(removed(self.flows.remove(key))?)
+    /// The kernel refuses. Some may be forgotten.
+    pub fn forget_flows(&mut self, keys: impl Iterator<Item = FlowKey>) -> Result<()> {
+        self.change_flows(keys, FlowChange::FORGET)?;
+        self.wait_for_packets()?;
+        self.flow_writer.change(&self.flows.places_left()?)
     }
 
-    /// Keeps a flow though the policy denies it: `key` has the client's own address as the local
-    /// end.
+    fn change_flows(&mut self, keys: impl Iterator<Item = FlowKey>, action: u64) -> Result<()> {
+        let changes: Vec<_> = keys.map(|key| FlowChange { key, action, value: 0 }).collect();
+        self.flow_writer.change(&changes)
+    }
+
+    /// Keeps a flow, as [`FlowTables::keep`].
     ///
     /// # Errors
     ///
     /// The map can't be written.
     pub fn keep_flow(&mut self, key: &FlowKey, since: u64) -> Result<()> {
-        Ok(self.kept_flows.insert(key, since, 0)?)
+        self.flows.keep(key, since)
     }
 
     /// The flows that are kept.
@@ -739,7 +675,7 @@ impl SharedMaps {
     ///
     /// The map can't be read.
     pub fn kept_flows(&self) -> Result<Vec<FlowKey>> {
-        Ok(self.kept_flows.keys().collect::<Result<_, _>>()?)
+        Ok(self.flows.kept()?.into_iter().map(|(key, _)| key).collect())
     }
 
     /// Keeps a flow no longer.
@@ -748,7 +684,7 @@ impl SharedMaps {
     ///
     /// The map can't be written.
     pub fn forget_kept_flow(&mut self, key: &FlowKey) -> Result<()> {
-        Ok(removed(self.kept_flows.remove(key))?)
+        self.flows.forget_kept(key)
     }
 
     /// A counter of a NIC, over all CPUs.
@@ -821,22 +757,8 @@ impl SharedMaps {
     }
 }
 
-/// Every flow of a table; those that go while it is read are left out.
-fn read_flows(table: &HashMap<MapData, FlowKey, FlowRecord>) -> Result<Vec<(FlowKey, FlowRecord)>> {
-    let mut flows = Vec::new();
-    for key in table.keys() {
-        let key = key?;
-        match table.get(&key, 0) {
-            Ok(record) => flows.push((key, record)),
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(flows)
-}
-
 /// How many entries a pinned map has; none where there is no such map.
-fn pinned_length(pins: &PinDirectory, name: &str) -> Result<Option<u32>> {
+pub(super) fn pinned_length(pins: &PinDirectory, name: &str) -> Result<Option<u32>> {
     let path = pins.map(name);
     if !path.exists() {
         return Ok(None);
@@ -855,7 +777,7 @@ where
 }
 
 /// An entry that is already gone is as good as removed: a step may be repeated after a crash.
-fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>

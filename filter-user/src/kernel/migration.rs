@@ -27,7 +27,10 @@ use filter_common::wire::LAYOUT_VERSION;
 use super::pins::{NicPins, PinDirectory, remove_if_there};
 
 /// Maps that outlive policies, and since which layout they are as they are now.
-const CARRIED: [(&str, u32); 8] = [
+const CARRIED: [(&str, u32); 11] = [
+    ("FLOW_TAGS", 8),
+    ("FLOW_SPILLS", 8),
+    ("FLOW_ENTRIES", 8),
     ("FLOWS", 4),
     ("NO_ANSWERS", 5),
     ("KEPT_FLOWS", 4),

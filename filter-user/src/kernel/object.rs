@@ -22,6 +22,7 @@ use filter_common::{
 
 use super::{
     clock,
+    flows::pinned_sets,
     index::{INDEX, pinned_lines},
     maps::SharedMaps,
     pins::PinDirectory,
@@ -121,6 +122,7 @@ impl Instance {
             Side::Outside => interface::OUTSIDE,
         };
         let hertz = clock::hertz(pins)?;
+        let sets = pinned_sets(pins)?;
         let lines = match (role, shortcuts) {
             (Role::Enforcing, Shortcuts::On) => pinned_lines(pins)?,
             (Role::Observing, _) | (Role::Enforcing, Shortcuts::Off) => 0,
@@ -131,6 +133,7 @@ impl Instance {
             .override_global("OBSERVE", &observe, true)
             .override_global("SIDE", &number, true)
             .override_global("HERTZ", &hertz, true)
+            .override_global("SETS", &sets, true)
             .override_global("LINES", &lines, true);
         if lines != 0 {
             // All others remember nothing.

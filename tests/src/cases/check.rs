@@ -305,9 +305,8 @@ impl Bench {
                     ensure!(self.run(*way, frame)?, "what comes before it does not pass");
                 }
                 Event::Cut => {
-                    for (key, _) in self.ground.maps.flows()? {
-                        self.ground.maps.cut_flow(&key)?;
-                    }
+                    let flows = self.ground.maps.flows()?;
+                    self.ground.maps.cut_flows(flows.into_iter().map(|(key, _)| key))?;
                 }
                 Event::Keep { way, frame } => {
                     self.ground.maps.keep_flow(&key(*way, frame)?, 0)?;

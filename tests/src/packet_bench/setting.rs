@@ -10,11 +10,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use aya::maps::{HashMap, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use filter_common::{
     egress::Side,
     flow::{FlowState, Origin},
-    wire::{COUNTERS_PER_NIC, FlowKey, FlowRecord},
+    flow_table::{FREE, Place, SPILL},
+    wire::{
+        COUNTERS_PER_NIC, FLOWS_PER_SET, FlowEntry, FlowKey, FlowRecord, FlowTags, ManyTags,
+        TAGS_IN_ENTRY,
+    },
 };
 use filter_user::{
     compile::{CounterLedger, Host, HostNic, compile},
@@ -183,10 +187,16 @@ impl Setting {
     pub(super) fn open_flows(&mut self, count: u32, random: &mut Random) -> Result<Vec<FlowKey>> {
         let now = TickClock::open(&self.pins)?.now()?;
         let record = FlowRecord::open(now, FlowState::Established, Origin::Inside);
-        let data = MapData::from_pin(self.pins.map("FLOWS"))?;
-        let mut flows: HashMap<_, FlowKey, FlowRecord> =
-            HashMap::try_from(Map::from_map_data(data)?)?;
-        let known = flows.keys().count();
+        let open = |name| Ok::<_, anyhow::Error>(MapData::from_pin(self.pins.map(name))?);
+        let mut sets: Array<_, ManyTags> =
+            Array::try_from(Map::from_map_data(open("FLOW_TAGS")?)?)?;
+        let mut spills: Array<_, u64> = Array::try_from(Map::from_map_data(open("FLOW_SPILLS")?)?)?;
+        let mut entries: Array<_, FlowEntry> =
+            Array::try_from(Map::from_map_data(open("FLOW_ENTRIES")?)?)?;
+        let mut spilled: HashMap<_, FlowKey, FlowRecord> =
+            HashMap::try_from(Map::from_map_data(open("FLOWS")?)?)?;
+        let known = self.slots.maps.flows()?.len();
+        // No program runs meanwhile, so that user space may write what only programs write otherwise.
         for _ in known..usize::try_from(count)? {
             let port = u16::try_from(1024 + random.below(60_000))?;
             let key = FlowKey {
@@ -198,9 +208,30 @@ impl Setting {
                 ip_version: 4,
                 reserved: [0; 2],
             };
-            flows.insert(key, record, 0)?;
+            let place = Place::of(&key, spills.len());
+            let (entry, number) = (place.set / TAGS_IN_ENTRY, place.set % TAGS_IN_ENTRY);
+            let mut all = sets.get(&entry, 0)?;
+            let tags = all.get_mut(number as usize).context("a set has no tags")?;
+            let lane = match tags.lane(place.tag) {
+                Some(_) => None,
+                None => tags.lane(FREE),
+            };
+            let added = match lane {
+                Some(lane) => {
+                    let entry = FlowEntry { key, record, ..FlowEntry::default() };
+                    entries.set(place.set * FLOWS_PER_SET + lane.entry(), entry, 0)?;
+                    lane.placed(place.tag)
+                }
+                None => {
+                    spills.set(place.set, now.now + SPILL * now.hertz, 0)?;
+                    spilled.insert(key, record, 0)?;
+                    FlowTags::SPILLED
+                }
+            };
+            tags.0 |= added;
+            sets.set(entry, all, 0)?;
         }
-        Ok(flows.keys().collect::<Result<_, _>>()?)
+        Ok(self.slots.maps.flows()?.into_iter().map(|(key, _)| key).collect())
     }
 }
 

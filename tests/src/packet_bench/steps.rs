@@ -65,10 +65,13 @@ pub(super) fn load(pins: &PinDirectory, nic: u8, number: u32) -> Result<Measured
     let mut loader = EbpfLoader::new();
     let index = MapData::from_pin(maps.join("INDEX")).context("the index is not pinned")?;
     let lines = index.info()?.max_entries() / SLOTS;
+    let sets = MapData::from_pin(maps.join("FLOW_SPILLS")).context("no flows are pinned")?;
+    let sets = sets.info()?.max_entries();
     loader
         .override_global("NIC", &nic, true)
         .override_global("STAGE", &number, true)
         .override_global("LINES", &lines, true)
+        .override_global("SETS", &sets, true)
         .map_max_entries("REMEMBERED", SharedMaps::cpus());
     for name in &names {
         loader.map_pin_path(name, maps.join(name));

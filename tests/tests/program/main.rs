@@ -12,6 +12,7 @@
 
 mod answers;
 mod cases;
+mod flow_table;
 mod random;
 mod remembered;
 mod steps;
