@@ -192,12 +192,16 @@ fn outside<V: Family, F: Frame + ?Sized, S: Shortcuts>(
             }
         }
     }
-    if shortcuts.known_class(packet.source)? == Class::NONE {
-        return None;
-    }
     let tables = &shortcuts.tables()?;
     packet.set_key(key, Way::Incoming);
     let found = tables.flow(key)?;
+    let stamp = shortcuts.sources_stamp();
+    if !found.is_checked(stamp) {
+        if shortcuts.known_class(packet.source)? == Class::NONE {
+            return None;
+        }
+        found.set_checked(stamp);
+    }
     let clock = tables.clock();
     if !found.origin().is_local() {
         return None;

@@ -122,6 +122,17 @@ pub trait Flow {
     /// Notes a packet that passes at the tick `now`.
     fn advance(&self, now: u64, state: FlowState, way: Way, load: Load);
 
+    /// Whether its remote end was found to live behind the NIC, by tables that this stamp stands for
+    /// ([`sources_stamp`](crate::wire::sources_stamp)). Where nobody remembers that, it is looked up for each packet.
+    #[inline(always)]
+    fn is_checked(&self, _stamp: u64) -> bool {
+        false
+    }
+
+    /// Remembers that it was.
+    #[inline(always)]
+    fn set_checked(&self, _stamp: u64) {}
+
     /// Its state, or [`FlowState::Cut`] where it holds none.
     #[inline(always)]
     fn state(&self) -> FlowState {

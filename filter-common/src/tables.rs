@@ -157,6 +157,9 @@ pub trait Shortcuts {
     /// Marks a destination as used in the index, as [`Tables::mark_used`] does in the tables.
     fn mark_indexed(&self, destination: Number);
 
+    /// What stands for the tables of sources ([`sources_stamp`](crate::wire::sources_stamp)); 0 where nothing does.
+    fn sources_stamp(&self) -> u64;
+
     /// Whether no sample needs to be sent of a dropped packet, as enough were sent lately.
     fn skips_sample(&self) -> bool;
 }

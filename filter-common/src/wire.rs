@@ -158,6 +158,14 @@ impl Active {
     pub const SEEN: u64 = 8;
 }
 
+/// Stands for what a NIC's tables say of sources: another value for other tables, for as long as flows live.
+#[inline(always)]
+#[must_use]
+pub const fn sources_stamp(active: Active, activations: u64, nic: u32) -> u64 {
+    // The lowest byte says which slot it is, and whether that came to be by a deadline.
+    activations << 24 | (active.0 & 0xff) << 16 | (nic as u64 & 0xff) << 8 | LAYOUT_VERSION as u64
+}
+
 /// A word of the (grant, class) matrix: two neighbouring cells of each slot, 16 bits each. The kernel gives each entry of an
 /// array 8 bytes at least, and as the slots stand side by side, programs need not know how many cells there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -300,6 +308,8 @@ pub struct State {
     pub active: u64,
     /// The tick from which a slot that is in force provisionally gives way to the other one.
     pub deadline: u64,
+    /// How often a word was put in force. What was found out of sources holds for one value of it, and one slot.
+    pub activations: u64,
     /// Settings, by slot.
     pub settings: [SlotSettings; SLOTS as usize],
     /// The layout of the index, by slot.
@@ -311,6 +321,8 @@ pub struct State {
 impl State {
     /// The word that says which slot is in force.
     pub const ACTIVE: u32 = word_at(offset_of!(Self, active));
+    /// The word that counts how often that one was stored.
+    pub const ACTIVATIONS: u32 = word_at(offset_of!(Self, activations));
     /// The word of the deadline.
     pub const DEADLINE: u32 = word_at(offset_of!(Self, deadline));
     /// Words that a change may store: all in front of the stripes' counters.
@@ -726,8 +738,10 @@ pub type ManyTags = [FlowTags; TAGS_IN_ENTRY as usize];
 pub struct FlowEntry {
     /// Its tuple.
     pub key: FlowKey,
+    /// The value of [`sources_stamp`] that its remote end was last found plausible with, 0 at first.
+    pub checked: u64,
     /// Always 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
     /// What is known of it.
     pub record: FlowRecord,
     /// Always 0.

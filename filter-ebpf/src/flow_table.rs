@@ -27,7 +27,11 @@ use crate::{
 
 /// A flow that was found. An entry of the table keeps its flow until the program ends. The kernel doesn't use the memory of
 /// one in `FLOWS` for another before that either, but for flows that are evicted: then a packet may count for a stranger.
-pub(crate) struct FoundFlow(*mut FlowRecord);
+pub(crate) struct FoundFlow {
+    record: *mut FlowRecord,
+    /// `FlowEntry::checked`; null in `FLOWS`.
+    checked: *mut u64,
+}
 
 /// How often a program tries to get a set that another one has, which takes it a few dozen nanoseconds.
 const ATTEMPTS: u32 = 8;
@@ -43,19 +47,33 @@ impl Flow for FoundFlow {
     fn state_code(&self) -> u32 {
         // SAFETY: the pointer came from a look-up in this run of the program, until whose end the
         // entry's memory stays; volatile, as other CPUs may write the aligned word.
-        unsafe { read_volatile(&raw const (*self.0).state) }
+        unsafe { read_volatile(&raw const (*self.record).state) }
     }
 
     #[inline(always)]
     fn origin_code(&self) -> u32 {
         // SAFETY: as above.
-        unsafe { read_volatile(&raw const (*self.0).origin) }
+        unsafe { read_volatile(&raw const (*self.record).origin) }
     }
 
     #[inline(always)]
     fn seen(&self) -> u64 {
         // SAFETY: as above.
-        unsafe { read_volatile(&raw const (*self.0).seen) }
+        unsafe { read_volatile(&raw const (*self.record).seen) }
+    }
+
+    #[inline(always)]
+    fn is_checked(&self, stamp: u64) -> bool {
+        // SAFETY: as above.
+        !self.checked.is_null() && unsafe { read_volatile(self.checked) } == stamp
+    }
+
+    #[inline(always)]
+    fn set_checked(&self, stamp: u64) {
+        if !self.checked.is_null() {
+            // SAFETY: as above; one store of the aligned word.
+            unsafe { write_volatile(self.checked, stamp) };
+        }
     }
 
     #[inline(always)]
@@ -63,13 +81,17 @@ impl Flow for FoundFlow {
         let old = self.state_code();
         // SAFETY: as above; each is one store of an aligned word.
         let (packets, bytes) = unsafe {
-            write_volatile(&raw mut (*self.0).seen, now);
+            write_volatile(&raw mut (*self.record).seen, now);
             if old != state.code() {
-                write_volatile(&raw mut (*self.0).state, state.code());
+                write_volatile(&raw mut (*self.record).state, state.code());
             }
             match way {
-                Way::Outgoing => (&raw mut (*self.0).packets_out, &raw mut (*self.0).bytes_out),
-                Way::Incoming => (&raw mut (*self.0).packets_in, &raw mut (*self.0).bytes_in),
+                Way::Outgoing => {
+                    (&raw mut (*self.record).packets_out, &raw mut (*self.record).bytes_out)
+                }
+                Way::Incoming => {
+                    (&raw mut (*self.record).packets_in, &raw mut (*self.record).bytes_in)
+                }
             }
         };
         atomic::add(packets, u64::from(load.packets));
@@ -93,8 +115,8 @@ pub(crate) fn open(key: &FlowKey, record: &FlowRecord) {
     let Some(set) = Set::of(key) else { return };
     let locked = (0..ATTEMPTS).any(|_| set.lock());
     let kept = match set.find(key) {
-        Some(FoundFlow(old)) => {
-            write(old, record);
+        Some(old) => {
+            write(old.record, record);
             true
         }
         None => locked && !set.is_spilled(key) && set.put(key, record).is_some(),
@@ -144,8 +166,9 @@ impl Set {
         if difference != 0 {
             return None;
         }
-        // SAFETY: the record lies within the entry.
-        Some(FoundFlow(unsafe { &raw mut (*entry).record }))
+        // SAFETY: both lie within the entry.
+        let (record, checked) = unsafe { (&raw mut (*entry).record, &raw mut (*entry).checked) };
+        Some(FoundFlow { record, checked })
     }
 
     /// The flow, if it stands where those do for which their sets have no place.
@@ -165,7 +188,7 @@ impl Set {
         if until < now + spill_ticks() / 2 && global(&OBSERVE) == 0 {
             self.expect_spilled(now);
         }
-        Some(FoundFlow(found))
+        Some(FoundFlow::spilled(found))
     }
 
     #[inline(always)]
@@ -207,8 +230,11 @@ impl Set {
             // SAFETY: the entry begins with its key, and nobody reads it as long as its place has no tag.
             unsafe { write_volatile(entry.cast::<u64>().add(word), value) };
         }
-        // SAFETY: the record lies within the entry.
-        write(unsafe { &raw mut (*entry).record }, record);
+        // SAFETY: both lie within the entry.
+        unsafe {
+            write_volatile(&raw mut (*entry).checked, 0);
+            write(&raw mut (*entry).record, record);
+        }
         self.change_tag(lane, FREE, self.place.tag);
         Some(())
     }
@@ -305,7 +331,7 @@ fn make(FlowChange { key, action, value }: &FlowChange) -> Option<()> {
         return Some(());
     }
     let set = Set::of(key)?;
-    let (placed, spilled) = (set.find(key), FLOWS.get_ptr_mut(key).map(FoundFlow));
+    let (placed, spilled) = (set.find(key), FLOWS.get_ptr_mut(key).map(FoundFlow::spilled));
     let is_meant = |found: &FoundFlow| *action == FlowChange::FORGET || found.seen() == *value;
     match *action {
         FlowChange::CUT => {
@@ -326,9 +352,15 @@ fn make(FlowChange { key, action, value }: &FlowChange) -> Option<()> {
 }
 
 impl FoundFlow {
+    /// One that has no place in its set.
+    #[inline(always)]
+    fn spilled(record: *mut FlowRecord) -> Self {
+        Self { record, checked: core::ptr::null_mut() }
+    }
+
     #[inline(always)]
     fn cut(&self) {
         // SAFETY: as for all of a flow; one store of an aligned word.
-        unsafe { write_volatile(&raw mut (*self.0).state, FlowState::Cut.code()) };
+        unsafe { write_volatile(&raw mut (*self.record).state, FlowState::Cut.code()) };
     }
 }

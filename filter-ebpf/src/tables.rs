@@ -14,7 +14,7 @@ use filter_common::{
     wire::{
         Active, AddressPair, COUNTERS_PER_NIC, CellWord, FlowKey, FlowRecord, FragmentKey, Grant,
         IndexLayout, MAX_NICS, MAX_PORT_CELLS, NO_PORTS, PORT_CLASS_WORDS, Permit, Selector,
-        SlotSettings, State, VLANS, zone_index,
+        SlotSettings, State, VLANS, sources_stamp, zone_index,
     },
 };
 
@@ -400,6 +400,13 @@ impl Shortcuts for FastSlot {
     fn mark_indexed(&self, destination: Number) {
         let (lines, layout) = self.index(0);
         index::mark(&lines, layout, destination);
+    }
+
+    #[inline(always)]
+    fn sources_stamp(&self) -> u64 {
+        // SAFETY: an aligned word of a map's value; volatile, as user space writes it.
+        let activations = unsafe { core::ptr::read_volatile(&raw const (*self.state).activations) };
+        sources_stamp(self.active, activations, global(&NIC))
     }
 
     #[inline(always)]

@@ -329,6 +329,10 @@ impl Shortcuts for View<'_> {
         self.mark_used(&destination.address());
     }
 
+    fn sources_stamp(&self) -> u64 {
+        0
+    }
+
     fn skips_sample(&self) -> bool {
         true
     }

@@ -71,7 +71,10 @@ impl State {
 
     /// Puts a word in force.
     pub(super) fn put_active(&mut self, active: Active) -> Result<()> {
-        self.put(wire::State::ACTIVE, &[active.0])
+        let activations = self.read()?.activations + 1;
+        // The count goes on last: a packet that has the older word and the newer count has what no packet has later.
+        self.put(wire::State::ACTIVE, &[active.0])?;
+        self.put(wire::State::ACTIVATIONS, &[activations])
     }
 
     /// Writes the deadline.

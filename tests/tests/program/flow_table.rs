@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where flows stand: in sets, beside them where those are full, and what becomes of places that are left.
 
-use std::{collections::BTreeSet, fs, sync::Barrier, thread};
+use std::{collections::BTreeSet, fs, sync::Barrier, thread, time::Duration};
 
 use filter_common::{
     egress::{Ingress, Side},
@@ -10,9 +10,10 @@ use filter_common::{
     wire::{FlowChange, FlowKey, flow_sets},
 };
 use filter_user::{
-    compile::{CounterLedger, compile},
-    kernel::{FlowTables, FlowWriter, Instance, Role},
+    compile::{CounterLedger, SlotTables, compile},
+    kernel::{FlowTables, FlowWriter, Instance, Role, clock::TickClock, maps::SlotIndex},
 };
+use ipnet::IpNet;
 use sluice_lab::{
     cases::{Table, directory},
     frames::frame,
@@ -29,13 +30,20 @@ const FIRST: u16 = 20_000;
 const OWN: u32 = 0;
 
 fn ground() -> Ground {
+    let mut ground = Ground::new([WAN], &[Role::Enforcing]).unwrap();
+    ground.swap(&edge(&[])).unwrap();
+    ground
+}
+
+/// The policy, where these networks don't lie behind the outside NIC.
+fn edge(elsewhere: &[&str]) -> SlotTables {
     let table = Table::read(&directory()).unwrap();
     let edge = table.policies.get("edge").unwrap();
-    let compiled =
-        compile(&edge.policy, &edge.names, &edge.host, &mut CounterLedger::default()).unwrap();
-    let mut ground = Ground::new([WAN], &[Role::Enforcing]).unwrap();
-    ground.swap(&compiled.tables).unwrap();
-    ground
+    let mut host = edge.host.clone();
+    for nic in host.nics.iter_mut().filter(|nic| nic.slot == WAN.0) {
+        nic.elsewhere.extend(elsewhere.iter().map(|prefix| prefix.parse::<IpNet>().unwrap()));
+    }
+    compile(&edge.policy, &edge.names, &host, &mut CounterLedger::default()).unwrap().tables
 }
 
 fn question(port: u16) -> Vec<u8> {
@@ -163,6 +171,46 @@ fn flows_from_before_there_were_sets_are_found() {
     }
     let flows: BTreeSet<FlowKey> = ground.flows().unwrap().into_keys().collect();
     assert_eq!(flows, older);
+}
+
+/// That a flow's other end lives behind the NIC is found out once for each policy, and no policy has it from another.
+#[test]
+fn sources_of_answers_are_checked_by_each_policy() {
+    let mut ground = ground();
+    let near = edge(&[]);
+    let elsewhere = edge(&["203.0.113.0/24"]);
+    open(&mut ground, FIRST);
+    // In both slots, where the other policy was before.
+    for _ in 0..4 {
+        ground.swap(&elsewhere).unwrap();
+        assert!((0..3).all(|_| !is_answered(&mut ground, FIRST)));
+    }
+    for _ in 0..4 {
+        ground.swap(&near).unwrap();
+        assert!((0..3).all(|_| is_answered(&mut ground, FIRST)));
+    }
+    for _ in 0..4 {
+        ground.swap(&elsewhere).unwrap();
+        assert!((0..3).all(|_| !is_answered(&mut ground, FIRST)));
+    }
+    // A policy that nobody confirms gives way at its deadline, and the word that says so is nobody's store.
+    let mut clock = TickClock::open(ground.pins()).unwrap();
+    for (first, second, answered) in [(&elsewhere, &near, true), (&near, &elsewhere, false)] {
+        ground.swap(first).unwrap();
+        assert_eq!(is_answered(&mut ground, FIRST), !answered);
+        ground.swap(second).unwrap();
+        assert_eq!(is_answered(&mut ground, FIRST), answered);
+        let now = clock.now().unwrap();
+        let active = ground.maps.active().unwrap();
+        let slot = SlotIndex::of(active);
+        let deadline = now.now + now.hertz / 2;
+        ground.maps.activate_until(slot, active.generation(), deadline).unwrap();
+        assert_eq!(is_answered(&mut ground, FIRST), answered);
+        while clock.now().unwrap().now <= deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!((0..3).all(|_| is_answered(&mut ground, FIRST) != answered));
+    }
 }
 
 /// Flows of few sets that two processors open at the same time, the same ones among them.
