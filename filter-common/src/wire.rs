@@ -57,9 +57,9 @@ pub const DEFAULT_FLOWS: u32 = 1 << 18;
 pub const MAX_FLOWS: u32 = 1 << 22;
 /// Flows that a set of the table of flows has room for ([`flow_table`](crate::flow_table)).
 pub const FLOWS_PER_SET: u32 = 7;
-/// As many a set has on average where as many flows are remembered as are asked for: one in twenty has no place in its set
+/// As many a set has on average where as many flows are remembered as are asked for: one in fifty has no place in its set
 /// then.
-pub const FLOWS_IN_SET: u32 = 5;
+pub const FLOWS_IN_SET: u32 = 4;
 /// Sets of a table of so many flows.
 #[must_use]
 pub const fn flow_sets(flows: u32) -> u32 {

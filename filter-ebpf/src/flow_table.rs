@@ -149,15 +149,14 @@ impl Set {
     }
 
     #[inline(always)]
-    fn entry(&self, lane: Lane) -> Option<*mut FlowEntry> {
-        FLOW_ENTRIES.get_ptr_mut(self.place.set * FLOWS_PER_SET + lane.entry())
+    fn entry(&self, number: u32) -> Option<*mut FlowEntry> {
+        FLOW_ENTRIES.get_ptr_mut(self.place.set * FLOWS_PER_SET + number)
     }
 
     /// The flow, if the set has it.
     #[inline(always)]
     fn find(&self, key: &FlowKey) -> Option<FoundFlow> {
-        let lane = self.tags().lane(self.place.tag)?;
-        let entry = self.entry(lane)?;
+        let entry = self.entry(self.tags().entry(self.place)?)?;
         let mut difference = 0;
         for (word, wanted) in key.words().into_iter().enumerate() {
             // SAFETY: the entry begins with its key, which isn't written while its tag stands.
@@ -220,12 +219,8 @@ impl Set {
     /// Puts a flow into the set, which is locked; `None` where it has no place for it.
     #[inline(always)]
     fn put(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        let tags = self.tags();
-        if tags.lane(self.place.tag).is_some() {
-            return None;
-        }
-        let lane = tags.lane(FREE)?;
-        let entry = self.entry(lane)?;
+        let lane = self.tags().free(self.place)?;
+        let entry = self.entry(lane.entry())?;
         for (word, value) in key.words().into_iter().enumerate() {
             // SAFETY: the entry begins with its key, and nobody reads it as long as its place has no tag.
             unsafe { write_volatile(entry.cast::<u64>().add(word), value) };

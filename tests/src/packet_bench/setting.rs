@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use filter_common::{
     egress::Side,
     flow::{FlowState, Origin},
-    flow_table::{FREE, Place, SPILL},
+    flow_table::{Place, SPILL},
     wire::{
         COUNTERS_PER_NIC, FLOWS_PER_SET, FlowEntry, FlowKey, FlowRecord, FlowTags, ManyTags,
         TAGS_IN_ENTRY,
@@ -212,11 +212,7 @@ impl Setting {
             let (entry, number) = (place.set / TAGS_IN_ENTRY, place.set % TAGS_IN_ENTRY);
             let mut all = sets.get(&entry, 0)?;
             let tags = all.get_mut(number as usize).context("a set has no tags")?;
-            let lane = match tags.lane(place.tag) {
-                Some(_) => None,
-                None => tags.lane(FREE),
-            };
-            let added = match lane {
+            let added = match tags.free(place) {
                 Some(lane) => {
                     let entry = FlowEntry { key, record, ..FlowEntry::default() };
                     entries.set(place.set * FLOWS_PER_SET + lane.entry(), entry, 0)?;
