@@ -65,8 +65,14 @@ const RULES_FILE: &str = "[[rule]]\nname = \"gateway\"\nto = [\"self\"]\nudp = [
 
 /// Every program of the object; one that stands not here is a fault. `sluice_clock` runs whenever
 /// others are loaded.
-const PROGRAMS: [&str; 5] =
-    ["sluice_clock", "sluice_egress", "sluice_inside", "sluice_outside", "sluice_store"];
+const PROGRAMS: [&str; 6] = [
+    "sluice_clock",
+    "sluice_egress",
+    "sluice_flows",
+    "sluice_inside",
+    "sluice_outside",
+    "sluice_store",
+];
 
 /// A gateway with one inside NIC, and the client behind it.
 struct Gateway {

@@ -62,7 +62,7 @@ pub(super) fn sizes(pins: &PinDirectory, wanted: u32) -> Result<u32> {
     }
 }
 
-/// How many sets the table of flows has.
+/// How many sets the pinned table of flows has.
 pub(super) fn pinned_sets(pins: &PinDirectory) -> Result<u32> {
     pinned_length(pins, SPILLS)?.context("the table of flows isn't pinned")
 }
@@ -246,11 +246,10 @@ impl FlowWriter {
     /// The tables are not pinned, or the kernel refuses the program.
     pub fn load(pins: &PinDirectory) -> Result<Self> {
         let sets = pinned_sets(pins)?;
-        let hertz = super::clock::hertz(pins)?;
         let mut loader = EbpfLoader::new();
-        loader.override_global("SETS", &sets, true).override_global("HERTZ", &hertz, true);
+        loader.override_global("SETS", &sets, true);
         let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
-        xdp(&mut ebpf, PROGRAM)?.load().map_err(|error| explain_load_error(&error))?;
+        load_program(&mut ebpf)?;
         Ok(Self { ebpf })
     }
 
@@ -260,20 +259,30 @@ impl FlowWriter {
     ///
     /// The kernel refuses to run the program. Some of the changes may have been made.
     pub fn change(&mut self, changes: &[FlowChange]) -> Result<()> {
-        for part in changes.chunks(FLOW_CHANGES as usize) {
-            let mut frame = vec![0; HEADER];
-            for word in part.iter().flat_map(|change| change.words()) {
-                frame.extend(word.to_ne_bytes());
-            }
-            let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
-            let made = xdp(&mut self.ebpf, PROGRAM)?
-                .test_run(options)
-                .context("the kernel refused to run the program that changes flows")?;
-            ensure!(
-                usize::try_from(made.return_value).ok() == Some(part.len()),
-                "the table of flows takes no change"
-            );
-        }
-        Ok(())
+        change(&mut self.ebpf, changes)
     }
+}
+
+/// Loads the program of an object that knows how many sets there are.
+pub(super) fn load_program(ebpf: &mut Ebpf) -> Result<()> {
+    xdp(ebpf, PROGRAM)?.load().map_err(|error| explain_load_error(&error))
+}
+
+/// Has the program make changes, as [`FlowWriter::change`].
+pub(super) fn change(ebpf: &mut Ebpf, changes: &[FlowChange]) -> Result<()> {
+    for part in changes.chunks(FLOW_CHANGES as usize) {
+        let mut frame = vec![0; HEADER];
+        for word in part.iter().flat_map(|change| change.words()) {
+            frame.extend(word.to_ne_bytes());
+        }
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
+        let made = xdp(ebpf, PROGRAM)?
+            .test_run(options)
+            .context("the kernel refused to run the program that changes flows")?;
+        ensure!(
+            usize::try_from(made.return_value).ok() == Some(part.len()),
+            "the table of flows takes no change"
+        );
+    }
+    Ok(())
 }

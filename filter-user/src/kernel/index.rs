@@ -106,7 +106,7 @@ impl Index {
         }
         fs::rename(&next, &path).with_context(|| format!("{}", path.display()))?;
         self.map = map;
-        state.write_by(writer);
+        state.write_by(writer)?;
         // Nothing is known of the other slot's part.
         self.forget(state, active.other())
     }

@@ -23,14 +23,14 @@ use filter_common::{
     wire::{
         self, AUDITED, Active, AddressPair, COUNTERS_PER_NIC, CellWord, Counter, EventWindow,
         FlowChange, FlowKey, FlowRecord, Grant, IndexLayout, MAX_NICS, Permit, RejectBucket,
-        SAMPLED, interface,
+        SAMPLED, flow_sets, interface,
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     clock::TickClock,
-    flows::{self, FlowTables, FlowWriter},
+    flows::{self, FlowTables},
     index::{INDEX, Index},
     object::{IndexPin, load_object},
     pins::PinDirectory,
@@ -85,7 +85,6 @@ pub struct SharedMaps {
     service_hosts: Array<MapData, AddressPair>,
     written: Written,
     flows: FlowTables,
-    flow_writer: FlowWriter,
     interfaces: HashMap<MapData, u32, u32>,
     nic_addresses: Array<MapData, AddressPair>,
     rejected: HashMap<MapData, [u8; 16], RejectBucket>,
@@ -220,6 +219,8 @@ impl SharedMaps {
         let counted_on = pins.map("COUNTERS").exists() && !pins.map("EVENT_WINDOW").exists();
         let mut loader = EbpfLoader::new();
         flows::size_tables(&mut loader, sizes.flows);
+        let sets = flow_sets(sizes.flows);
+        loader.override_global("SETS", &sets, true);
         loader.map_max_entries("CELLS", sizes.grant_cells.div_ceil(CellWord::CELLS));
         let mut ebpf = load_object(&mut loader, pins, IndexPin::Usual)?;
         let events = take::<RingBuf<MapData>>(&mut ebpf, "EVENTS")?;
@@ -228,10 +229,12 @@ impl SharedMaps {
             no_answers.set(0, 1, 0)?;
         }
         let mut flows = FlowTables::take(&mut ebpf)?;
-        if without_sets && !fresh {
+        let state = take::<Array<_, wire::State>>(&mut ebpf, STATE)?;
+        // A start that took flows over may have ended before it said so.
+        let untouched = state.get(&0, 0)?.activations == 0;
+        if (without_sets || untouched) && !fresh {
             flows.expect_spilled(TickClock::open(pins)?.now()?)?;
         }
-        let state = take::<Array<_, wire::State>>(&mut ebpf, STATE)?;
         let mut maps = Self {
             index: Index::open(take(&mut ebpf, INDEX)?, state.get(&0, 0)?.layouts),
             zones: take(&mut ebpf, "ZONES")?,
@@ -241,7 +244,6 @@ impl SharedMaps {
             service_hosts: take(&mut ebpf, "SERVICE_HOSTS")?,
             written: Written::open(take(&mut ebpf, "WRITTEN")?, provenance)?,
             flows,
-            flow_writer: FlowWriter::load(pins)?,
             interfaces: take(&mut ebpf, "INTERFACES")?,
             nic_addresses: take(&mut ebpf, "NIC_ADDRESSES")?,
             rejected: take(&mut ebpf, "REJECTED")?,
@@ -652,12 +654,12 @@ impl SharedMaps {
     pub fn forget_flows(&mut self, keys: impl Iterator<Item = FlowKey>) -> Result<()> {
         self.change_flows(keys, FlowChange::FORGET)?;
         self.wait_for_packets()?;
-        self.flow_writer.change(&self.flows.places_left()?)
+        flows::change(self.state.programs(), &self.flows.places_left()?)
     }
 
     fn change_flows(&mut self, keys: impl Iterator<Item = FlowKey>, action: u64) -> Result<()> {
         let changes: Vec<_> = keys.map(|key| FlowChange { key, action, value: 0 }).collect();
-        self.flow_writer.change(&changes)
+        flows::change(self.state.programs(), &changes)
     }
 
     /// Keeps a flow, as [`FlowTables::keep`].

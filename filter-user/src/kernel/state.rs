@@ -11,6 +11,7 @@ use aya::{
 use filter_common::wire::{self, Active, INDEX_CHANGES, IndexChange, IndexLayout, SlotSettings};
 
 use super::{
+    flows,
     maps::SlotIndex,
     object::{explain_load_error, xdp},
 };
@@ -27,7 +28,9 @@ const HEADER: usize = 14;
 /// The state, and who writes it.
 pub(super) struct State {
     map: Array<MapData, wire::State>,
-    writer: Writer,
+    /// An object without any maps of its own use: its programs write, but for the index once that has grown.
+    programs: Ebpf,
+    grown: Option<Writer>,
 }
 
 /// The program, over one index.
@@ -50,12 +53,23 @@ impl Writer {
 impl State {
     /// The state, written by the program of an object that has nothing else to give.
     pub(super) fn open(map: Array<MapData, wire::State>, ebpf: Ebpf) -> Result<Self> {
-        Ok(Self { map, writer: Writer::load(ebpf)? })
+        let Writer { ebpf: mut programs } = Writer::load(ebpf)?;
+        flows::load_program(&mut programs)?;
+        Ok(Self { map, programs, grown: None })
     }
 
     /// From now on another program writes, over another index.
-    pub(super) fn write_by(&mut self, writer: Writer) {
-        self.writer = writer;
+    pub(super) fn write_by(&mut self, writer: Writer) -> Result<()> {
+        if self.grown.replace(writer).is_none() {
+            // It would keep the older index alive.
+            xdp(&mut self.programs, PROGRAM)?.unload()?;
+        }
+        Ok(())
+    }
+
+    /// The programs that were loaded first, of which one changes flows.
+    pub(super) fn programs(&mut self) -> &mut Ebpf {
+        &mut self.programs
     }
 
     /// The word that says which slot is in force.
@@ -103,7 +117,11 @@ impl State {
                 frame.extend(value.to_ne_bytes());
             }
             let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() };
-            let made = xdp(&mut self.writer.ebpf, PROGRAM)?
+            let ebpf = match &mut self.grown {
+                Some(writer) => &mut writer.ebpf,
+                None => &mut self.programs,
+            };
+            let made = xdp(ebpf, PROGRAM)?
                 .test_run(options)
                 .context("the kernel refused to run the program that writes the tables")?;
             ensure!(
