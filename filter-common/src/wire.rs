@@ -75,8 +75,9 @@ pub const fn spilled_flows(flows: u32) -> u32 {
 }
 /// The fewest of them: the kernel gives each CPU some to use (`LOCAL_FREE_TARGET` in kernel/bpf/bpf_lru_list.c).
 const LEAST_SPILLED: u32 = 1024;
-/// Changes of flows that user space asks for at once.
-pub const FLOW_CHANGES: u32 = 32;
+/// Changes of flows that user space asks for at once: the kernel's verifier goes through the program once for each, some ten
+/// milliseconds, and a daemon that starts again waits for it.
+pub const FLOW_CHANGES: u32 = 1;
 /// Flows that are kept though the policy no longer allows them.
 pub const MAX_KEPT_FLOWS: u32 = 1 << 16;
 /// First fragments that are remembered.
