@@ -82,7 +82,8 @@ impl Flow for FoundFlow {
         // SAFETY: as above; each is one store of an aligned word.
         let (packets, bytes) = unsafe {
             write_volatile(&raw mut (*self.record).seen, now);
-            if old != state.code() {
+            // One that was cut since it was looked at stays cut: only a flow that is opened anew has another state then.
+            if old != state.code() && old != FlowState::Cut.code() {
                 write_volatile(&raw mut (*self.record).state, state.code());
             }
             match way {

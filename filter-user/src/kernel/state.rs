@@ -86,9 +86,9 @@ impl State {
     /// Puts a word in force.
     pub(super) fn put_active(&mut self, active: Active) -> Result<()> {
         let activations = self.read()?.activations + 1;
-        // The count goes on last: a packet that has the older word and the newer count has what no packet has later.
-        self.put(wire::State::ACTIVE, &[active.0])?;
-        self.put(wire::State::ACTIVATIONS, &[activations])
+        // The count goes on first: a packet that has the older word and the newer count has what no packet has later.
+        self.put(wire::State::ACTIVATIONS, &[activations])?;
+        self.put(wire::State::ACTIVE, &[active.0])
     }
 
     /// Writes the deadline.
